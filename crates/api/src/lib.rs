@@ -1,0 +1,1 @@
+//! The Docker Engine API contract: models, versions, errors, stream framing and the client.

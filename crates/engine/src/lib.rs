@@ -1,0 +1,1 @@
+//! Containers, exec, volumes, events, stats: the domain behind the API. No HTTP types.

@@ -1,0 +1,1 @@
+//! Image names, load, save, import, layers and snapshots, and the one collector.

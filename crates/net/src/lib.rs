@@ -1,0 +1,1 @@
+//! Bridge networking: endpoints, addresses, published ports, firewall as a value.

@@ -1,0 +1,1 @@
+//! The per-container monitor: its process, its protocol and the output spool.

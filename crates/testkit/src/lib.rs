@@ -1,0 +1,1 @@
+//! Test kit: scratch engines, reference engines, leftover sweep.

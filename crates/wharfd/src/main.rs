@@ -1,0 +1,2 @@
+//! Binary under construction.
+fn main() {}
