@@ -1,1 +1,190 @@
 //! The OCI runtime, as a library and as the wharf-runtime command.
+//!
+//! `create` clones the container's init, which prepares everything inside its own namespaces and waits at a gate;
+//! `Starting::start` opens the gate. `exec` runs one more process in a running container. Both are synchronous and
+//! need a single-threaded caller, because the child goes on running this program's code after `clone3`.
+
+mod error;
+
+pub use error::{Error, Result};
+pub use oci_spec::runtime as spec;
+
+use oci_spec::runtime::{Process, Spec};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use wharf_linux::cgroup::Cgroup;
+
+/// Where the container's root file system comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum Rootfs<'a> {
+    /// `root.path` of the spec is a directory that is ready.
+    Bundle,
+    /// An overlay that the init mounts inside its own mount namespace.
+    Overlay {
+        /// Directory the names are relative to.
+        base: &'a Path,
+        /// Read-only layers, topmost first.
+        lower: &'a [String],
+        /// Writable layer.
+        upper: &'a str,
+        /// Overlay's work directory.
+        work: &'a str,
+        /// Directory to mount on; empty and outside `base`'s layers.
+        mountpoint: &'a Path,
+    },
+}
+
+/// What the process's standard streams are.
+#[derive(Debug)]
+pub enum Stdio {
+    /// stdin, stdout, stderr.
+    Fds([OwnedFd; 3]),
+    /// A pseudo terminal of the container's own devpts.
+    Terminal {
+        /// Height.
+        rows: u16,
+        /// Width.
+        cols: u16,
+    },
+}
+
+/// Which system call filter the process gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seccomp {
+    /// `linux.seccomp` of the spec; none if it has none.
+    FromSpec,
+    /// The built-in equal of Docker's default profile.
+    DockerDefault,
+}
+
+/// Everything `create` needs.
+#[derive(Debug)]
+pub struct CreateRequest<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// The directory relative paths of the spec are relative to.
+    pub bundle: &'a Path,
+    /// The OCI configuration.
+    pub spec: &'a Spec,
+    /// The root file system.
+    pub rootfs: Rootfs<'a>,
+    /// The standard streams.
+    pub stdio: Stdio,
+    /// The system call filter.
+    pub seccomp: Seccomp,
+    /// Docker's `user[:group]`, resolved in the container; overrides `process.user`.
+    pub user: Option<&'a str>,
+    /// Additional groups, by name or number.
+    pub groups: &'a [String],
+    /// Make a missing working directory.
+    pub create_cwd: bool,
+    /// Set `HOME` from the container's passwd file if the environment lacks it.
+    pub default_home: bool,
+    /// Run the command under a minimal init.
+    pub init: bool,
+    /// How many descriptors from 3 on the command inherits.
+    pub preserve_fds: u32,
+}
+
+/// Clones the container's init and returns while it prepares itself. All namespaces and the control group exist.
+pub fn create(_req: CreateRequest<'_>) -> Result<Starting> {
+    todo!()
+}
+
+/// A container whose init exists and has not run the command. Dropping it kills the init and removes the cgroup.
+#[derive(Debug)]
+pub struct Starting {
+    pid: i32,
+    pidfd: OwnedFd,
+    cgroup: Cgroup,
+}
+
+impl Starting {
+    /// The init's process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The init's pidfd.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.pidfd.as_fd()
+    }
+
+    /// The container's control group.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Waits until the init has reached its gate.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        todo!()
+    }
+
+    /// The terminal's master side, once ready.
+    pub fn take_console(&mut self) -> Option<OwnedFd> {
+        todo!()
+    }
+
+    /// Opens the gate and returns when the command runs.
+    pub fn start(self) -> Result<Running> {
+        todo!()
+    }
+}
+
+/// A container whose command runs.
+#[derive(Debug)]
+pub struct Running {
+    /// The init's process id.
+    pub pid: i32,
+    /// The init's pidfd.
+    pub pidfd: OwnedFd,
+    /// The container's control group.
+    pub cgroup: Cgroup,
+}
+
+/// Everything `exec` needs.
+#[derive(Debug)]
+pub struct ExecRequest<'a> {
+    /// Process whose namespaces and cgroup are joined.
+    pub init_pid: i32,
+    /// Its pidfd.
+    pub init_pidfd: BorrowedFd<'a>,
+    /// The container's configuration.
+    pub spec: &'a Spec,
+    /// The process to run.
+    pub process: &'a Process,
+    /// The standard streams.
+    pub stdio: Stdio,
+    /// The system call filter.
+    pub seccomp: Seccomp,
+    /// Docker's `user[:group]`, resolved in the container; overrides `process.user`.
+    pub user: Option<&'a str>,
+    /// Additional groups, by name or number.
+    pub groups: &'a [String],
+    /// Set `HOME` from the container's passwd file if the environment lacks it.
+    pub default_home: bool,
+    /// How many descriptors from 3 on the command inherits.
+    pub preserve_fds: u32,
+}
+
+/// A process that runs in a container, a child of the caller.
+#[derive(Debug)]
+pub struct ExecChild {
+    /// Its process id.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    /// The terminal's master side, if it has one.
+    pub console: Option<OwnedFd>,
+}
+
+/// Runs a process in a running container and returns when `execve` succeeded or failed.
+pub fn exec(_req: ExecRequest<'_>) -> Result<ExecChild> {
+    todo!()
+}
+
+/// Removes a container's control group.
+pub fn delete_cgroup(cgroup: &Cgroup) -> Result<()> {
+    Ok(cgroup.delete()?)
+}
