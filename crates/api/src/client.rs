@@ -1,0 +1,787 @@
+//! A small client of the Docker Engine API: HTTP/1.1 over a unix socket or plain TCP.
+//!
+//! Contract:
+//! - A [`Client`] keeps the connections it opened and reuses one as soon as its last response was read to the end, so a
+//!   command line usually needs a single `connect`.
+//! - Paths are given without a version. The version starts at [`Client::NEWEST_VERSION`] without asking; an engine that
+//!   answers "too new" tells its own, the request is sent again with it, and it stays for the life of the client.
+//! - A status of 400 and more is an [`Error::Api`]; callers see only successful responses.
+//! - [`Client::hijack`] hands out the bare connection (attach, exec). Dropping it closes it.
+
+use std::{
+    fmt, io,
+    path::PathBuf,
+    pin::Pin,
+    str::FromStr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+use crate::stream::JsonDocuments;
+
+/// What went wrong between this process and the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address of the engine cannot be understood.
+    #[error("unable to parse docker host `{0}`")]
+    Endpoint(String),
+    /// Nothing accepts connections at the endpoint.
+    #[error("cannot connect to {endpoint}: {source}")]
+    Connect {
+        /// Where the connection was tried.
+        endpoint: Endpoint,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The engine answered with an error.
+    #[error("{message}")]
+    Api {
+        /// The HTTP status.
+        status: u16,
+        /// The engine's words.
+        message: String,
+    },
+    /// The connection broke or did not speak HTTP.
+    #[error("{0}")]
+    Transport(#[from] hyper::Error),
+    /// The bytes of a body could not be moved.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The engine's answer has an unexpected shape.
+    #[error("unexpected response from the engine to {path}: {source}")]
+    Decode {
+        /// The request that was answered.
+        path: String,
+        /// What does not fit.
+        source: serde_json::Error,
+    },
+    /// A request that cannot be written as HTTP.
+    #[error("invalid request: {0}")]
+    Request(#[from] http::Error),
+}
+
+impl Error {
+    /// The HTTP status if the engine itself refused.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Api { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether the engine said that the thing does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.status() == Some(StatusCode::NOT_FOUND.as_u16())
+    }
+}
+
+/// Where an engine listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// `host:port`, no encryption.
+    Tcp(String),
+}
+
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = || Error::Endpoint(text.to_owned());
+        let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
+        if rest.is_empty() {
+            return Err(bad());
+        }
+        match scheme {
+            "unix" => Ok(Self::Unix(PathBuf::from(rest))),
+            "tcp" | "http" => {
+                let authority = rest.trim_end_matches('/');
+                let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                Ok(Self::Tcp(if has_port { authority.to_owned() } else { format!("{authority}:2375") }))
+            }
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(authority) => write!(f, "tcp://{authority}"),
+        }
+    }
+}
+
+/// The body of a request as hyper wants it.
+type WireBody = UnsyncBoxBody<Bytes, io::Error>;
+
+enum Body {
+    Bytes(Bytes),
+    Stream(WireBody),
+}
+
+/// One request, built step by step.
+pub struct Request {
+    method: Method,
+    path: String,
+    query: String,
+    headers: HeaderMap,
+    body: Body,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}?{}", self.method, self.path, self.query)
+    }
+}
+
+impl Request {
+    fn new(method: Method, path: impl Into<String>) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            query: String::new(),
+            headers: HeaderMap::new(),
+            body: Body::Bytes(Bytes::new()),
+        }
+    }
+
+    /// `GET path`; parts of the path that come from a user go through [`escape`].
+    pub fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    /// `HEAD path`.
+    pub fn head(path: impl Into<String>) -> Self {
+        Self::new(Method::HEAD, path)
+    }
+
+    /// `POST path`.
+    pub fn post(path: impl Into<String>) -> Self {
+        Self::new(Method::POST, path)
+    }
+
+    /// `PUT path`.
+    pub fn put(path: impl Into<String>) -> Self {
+        Self::new(Method::PUT, path)
+    }
+
+    /// `DELETE path`.
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self::new(Method::DELETE, path)
+    }
+
+    /// Adds a query parameter.
+    #[must_use]
+    pub fn query(mut self, key: &str, value: impl AsRef<str>) -> Self {
+        if !self.query.is_empty() {
+            self.query.push('&');
+        }
+        self.query.push_str(&escape(key));
+        self.query.push('=');
+        self.query.push_str(&escape(value.as_ref()));
+        self
+    }
+
+    /// Adds a query parameter unless the value is empty, which is how the API spells "not given".
+    #[must_use]
+    pub fn query_if(self, key: &str, value: impl AsRef<str>) -> Self {
+        if value.as_ref().is_empty() { self } else { self.query(key, value) }
+    }
+
+    /// Adds `key=1` if `set`.
+    #[must_use]
+    pub fn flag(self, key: &str, set: bool) -> Self {
+        if set { self.query(key, "1") } else { self }
+    }
+
+    /// Sets a header; a value that HTTP forbids is left out.
+    #[must_use]
+    pub fn header(mut self, name: header::HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    /// Sets a JSON body.
+    ///
+    /// # Errors
+    /// When the value cannot be written as JSON.
+    pub fn json<T: Serialize>(mut self, value: &T) -> Result<Self, Error> {
+        let bytes = serde_json::to_vec(value)
+            .map_err(|source| Error::Decode { path: self.path.clone(), source })?;
+        self.body = Body::Bytes(bytes.into());
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(self)
+    }
+
+    /// Sets a body that is sent as it is produced; such a request is never sent twice.
+    #[must_use]
+    pub fn stream(mut self, body: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
+        self.body = Body::Stream(BodyExt::boxed_unsync(StreamBody::new(body.map_ok(Frame::data))));
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+        self
+    }
+}
+
+/// Escapes text for one segment of a path or one part of a query.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            out.push(byte as char);
+        } else {
+            out.push('%');
+            out.push(HEX[usize::from(byte >> 4)] as char);
+            out.push(HEX[usize::from(byte & 15)] as char);
+        }
+    }
+    out
+}
+
+/// A successful response whose body has not been read yet.
+#[derive(Debug)]
+pub struct Response {
+    path: String,
+    inner: http::Response<Incoming>,
+}
+
+impl Response {
+    /// The HTTP status, below 400.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.inner.status()
+    }
+
+    /// The response's headers.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        self.inner.headers()
+    }
+
+    /// The media type without parameters, or nothing.
+    #[must_use]
+    pub fn media_type(&self) -> &str {
+        media_type(self.inner.headers())
+    }
+
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn bytes(self) -> Result<Bytes, Error> {
+        Ok(self.inner.into_body().collect().await?.to_bytes())
+    }
+
+    /// Reads the whole body as JSON.
+    ///
+    /// # Errors
+    /// When the connection breaks or the document has another shape.
+    pub async fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
+        let path = self.path;
+        let bytes = self.inner.into_body().collect().await?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|source| Error::Decode { path, source })
+    }
+
+    /// The next piece of the body, or `None` at its end.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        while let Some(frame) = self.inner.body_mut().frame().await {
+            if let Ok(data) = frame?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The body as a stream of JSON documents.
+    #[must_use]
+    pub fn documents(self) -> Documents {
+        Documents { response: self, decoder: JsonDocuments::new() }
+    }
+}
+
+/// JSON documents of a response, as they arrive.
+#[derive(Debug)]
+pub struct Documents {
+    response: Response,
+    decoder: JsonDocuments,
+}
+
+impl Documents {
+    /// The next document, or `None` at the end of the body.
+    ///
+    /// # Errors
+    /// When the connection breaks or the bytes are not JSON of that shape.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
+        loop {
+            if let Some(document) = self.decoder.next_document()? {
+                return Ok(Some(document));
+            }
+            match self.response.chunk().await? {
+                Some(bytes) => self.decoder.push(&bytes),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// A bare connection to the engine.
+#[derive(Debug)]
+pub enum Socket {
+    /// Over a unix socket.
+    Unix(UnixStream),
+    /// Over TCP.
+    Tcp(TcpStream),
+}
+
+macro_rules! on_socket {
+    ($self:expr, $inner:ident => $call:expr) => {
+        match $self.get_mut() {
+            Socket::Unix($inner) => $call,
+            Socket::Tcp($inner) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        on_socket!(self, inner => Pin::new(inner).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        on_socket!(self, inner => Pin::new(inner).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_socket!(self, inner => Pin::new(inner).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_socket!(self, inner => Pin::new(inner).poll_shutdown(cx))
+    }
+}
+
+/// A connection that stopped speaking HTTP: bytes flow both ways, and each side may close its half.
+#[derive(Debug)]
+pub struct Hijacked {
+    /// Output that arrived together with the response's head; it comes before anything read from `socket`.
+    pub early: Bytes,
+    /// The connection.
+    pub socket: Socket,
+    /// Whether output is multiplexed (see [`crate::stream::Demultiplexer`]); `None` if the engine does not tell.
+    pub multiplexed: Option<bool>,
+}
+
+/// Settings of a [`Client`] other than where the engine is.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The `User-Agent` header.
+    pub user_agent: String,
+    /// The API version to insist on, such as `1.45`; without it the newest that both sides know.
+    pub version: Option<String>,
+    /// More headers for every request.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A client of one engine. Cheap to make: nothing is opened before the first request.
+#[derive(Debug)]
+pub struct Client {
+    endpoint: Endpoint,
+    idle: Mutex<Vec<SendRequest<WireBody>>>,
+    headers: HeaderMap,
+    /// The minor version in use; the major version has been 1 for ever.
+    minor: AtomicU32,
+    /// Whether the minor version may still change: false once the engine accepted one or the caller insists.
+    settled: std::sync::atomic::AtomicBool,
+}
+
+impl Client {
+    /// The version that is tried first.
+    pub const NEWEST_VERSION: &'static str = "1.51";
+    const NEWEST_MINOR: u32 = 51;
+
+    /// A client of the engine at `endpoint`.
+    ///
+    /// # Errors
+    /// [`Error::Endpoint`] for a version that is not `1.NN`.
+    pub fn new(endpoint: Endpoint, options: &Options) -> Result<Self, Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static("api.moby.localhost"));
+        if let Endpoint::Tcp(authority) = &endpoint
+            && let Ok(value) = HeaderValue::from_str(authority)
+        {
+            headers.insert(header::HOST, value);
+        }
+        if let Ok(value) = HeaderValue::from_str(&options.user_agent) {
+            headers.insert(header::USER_AGENT, value);
+        }
+        for (name, value) in &options.headers {
+            if let (Ok(name), Ok(value)) = (name.parse::<header::HeaderName>(), HeaderValue::from_str(value)) {
+                headers.insert(name, value);
+            }
+        }
+        let minor = match &options.version {
+            Some(text) => minor_version(text).ok_or_else(|| Error::Endpoint(text.clone()))?,
+            None => Self::NEWEST_MINOR,
+        };
+        Ok(Self {
+            endpoint,
+            idle: Mutex::default(),
+            headers,
+            minor: minor.into(),
+            settled: options.version.is_some().into(),
+        })
+    }
+
+    /// Where the engine is.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The API version in use, such as `1.51`.
+    #[must_use]
+    pub fn version(&self) -> String {
+        format!("1.{}", self.minor.load(Ordering::Relaxed))
+    }
+
+    /// Whether the version in use is at least `1.minor`.
+    #[must_use]
+    pub fn at_least(&self, minor: u32) -> bool {
+        self.minor.load(Ordering::Relaxed) >= minor
+    }
+
+    /// Sends a request and waits for the head of a successful response.
+    ///
+    /// # Errors
+    /// [`Error::Api`] if the engine refuses, otherwise what went wrong on the way.
+    pub async fn send(&self, request: Request) -> Result<Response, Error> {
+        let path = request.path.clone();
+        let response = self.exchange(request, false).await?;
+        Ok(Response { path, inner: response })
+    }
+
+    /// Sends a request whose answer is of no interest.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn call(&self, request: Request) -> Result<(), Error> {
+        self.send(request).await?.bytes().await.map(drop)
+    }
+
+    /// Sends a request and takes the connection over.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn hijack(&self, request: Request) -> Result<Hijacked, Error> {
+        let response = self.exchange(request, true).await?;
+        let multiplexed = match media_type(response.headers()) {
+            crate::stream::MULTIPLEXED_MEDIA_TYPE => Some(true),
+            _ => None,
+        };
+        let upgraded = hyper::upgrade::on(response).await?;
+        let (early, socket) = match upgraded.downcast::<TokioIo<UnixStream>>() {
+            Ok(parts) => (parts.read_buf, Socket::Unix(parts.io.into_inner())),
+            Err(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
+                Ok(parts) => (parts.read_buf, Socket::Tcp(parts.io.into_inner())),
+                // Connections are opened below, of these two types only.
+                Err(_) => return Err(io::Error::other("the connection cannot be taken over").into()),
+            },
+        };
+        Ok(Hijacked { early, socket, multiplexed })
+    }
+
+    async fn exchange(&self, mut request: Request, upgrade: bool) -> Result<http::Response<Incoming>, Error> {
+        if upgrade {
+            request.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            request.headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+        }
+        let body = match request.body {
+            Body::Bytes(bytes) => bytes,
+            Body::Stream(stream) => {
+                // It cannot be sent twice, so the version is settled with a small request before.
+                if !self.settled.load(Ordering::Relaxed) {
+                    Box::pin(self.call(Request::get("/_ping"))).await?;
+                }
+                let head = Head { method: request.method, path: request.path, query: request.query };
+                let response = self.round_trip(&head, &request.headers, stream).await?;
+                return Self::check(response, &head.path).await;
+            }
+        };
+        let head = Head { method: request.method, path: request.path, query: request.query };
+        loop {
+            let wire = Full::new(body.clone()).map_err(|never| match never {}).boxed_unsync();
+            let response = self.round_trip(&head, &request.headers, wire).await?;
+            match Self::check(response, &head.path).await {
+                Ok(response) => {
+                    self.settled.store(true, Ordering::Relaxed);
+                    return Ok(response);
+                }
+                Err(Error::Api { status, message }) => {
+                    let supported = (status == 400 && !self.settled.swap(true, Ordering::Relaxed))
+                        .then(|| maximum_version(&message))
+                        .flatten();
+                    match supported {
+                        Some(minor) => self.minor.store(minor, Ordering::Relaxed),
+                        None => return Err(Error::Api { status, message }),
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn round_trip(
+        &self,
+        head: &Head,
+        headers: &HeaderMap,
+        body: WireBody,
+    ) -> Result<http::Response<Incoming>, Error> {
+        let mut connection = self.connection().await?;
+        let minor = self.minor.load(Ordering::Relaxed);
+        let separator = if head.query.is_empty() { "" } else { "?" };
+        let mut builder = http::Request::builder()
+            .method(head.method.clone())
+            .uri(format!("/v1.{minor}{}{separator}{}", head.path, head.query));
+        if let Some(all) = builder.headers_mut() {
+            all.extend(self.headers.clone());
+            all.extend(headers.clone());
+        }
+        let response = connection.send_request(builder.body(body)?).await?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(response)
+    }
+
+    async fn check(response: http::Response<Incoming>, path: &str) -> Result<http::Response<Incoming>, Error> {
+        let status = response.status();
+        if status.as_u16() < 400 {
+            return Ok(response);
+        }
+        let bytes = response.into_body().collect().await?.to_bytes();
+        Err(Error::Api { status: status.as_u16(), message: error_message(status, path, &bytes) })
+    }
+
+    /// A connection without an exchange under way: a used one if its last response was read, else a new one.
+    async fn connection(&self) -> Result<SendRequest<WireBody>, Error> {
+        if let Some(idle) = self.take_idle() {
+            return Ok(idle);
+        }
+        // The task that drives a connection may not have run since the last body was read to the end.
+        tokio::task::yield_now().await;
+        if let Some(idle) = self.take_idle() {
+            return Ok(idle);
+        }
+        let failed = |source| Error::Connect { endpoint: self.endpoint.clone(), source };
+        match &self.endpoint {
+            Endpoint::Unix(path) => handshake(UnixStream::connect(path).await.map_err(failed)?).await,
+            Endpoint::Tcp(authority) => {
+                let stream = TcpStream::connect(authority).await.map_err(failed)?;
+                stream.set_nodelay(true)?;
+                handshake(stream).await
+            }
+        }
+    }
+
+    fn take_idle(&self) -> Option<SendRequest<WireBody>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|connection| !connection.is_closed());
+        let position = idle.iter().position(SendRequest::is_ready)?;
+        Some(idle.swap_remove(position))
+    }
+}
+
+struct Head {
+    method: Method,
+    path: String,
+    query: String,
+}
+
+async fn handshake<S>(stream: S) -> Result<SendRequest<WireBody>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // An error of the connection reaches the caller through the exchange it breaks.
+    tokio::spawn(connection.with_upgrades());
+    Ok(sender)
+}
+
+fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    value.split(';').next().unwrap_or("").trim()
+}
+
+fn error_message(status: StatusCode, path: &str, body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        message: String,
+    }
+    if let Ok(refusal) = serde_json::from_slice::<Refusal>(body) {
+        return refusal.message;
+    }
+    let text = String::from_utf8_lossy(body);
+    match text.trim() {
+        "" => format!(
+            "request returned {} for API route and version {path}, check if the server supports the requested API version",
+            status.canonical_reason().unwrap_or("an error")
+        ),
+        text => text.to_owned(),
+    }
+}
+
+fn minor_version(text: &str) -> Option<u32> {
+    text.trim_start_matches('v').strip_prefix("1.")?.parse().ok()
+}
+
+/// The version an engine offers in "client version 1.51 is too new. Maximum supported API version is 1.47".
+fn maximum_version(message: &str) -> Option<u32> {
+    let (_, rest) = message.split_once("Maximum supported API version is ")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+    minor_version(rest[..end].trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
+
+    #[test]
+    fn endpoints_parse_and_print() {
+        assert_eq!("unix:///run/x.sock".parse::<Endpoint>().unwrap().to_string(), "unix:///run/x.sock");
+        assert_eq!("tcp://localhost".parse::<Endpoint>().unwrap().to_string(), "tcp://localhost:2375");
+        assert_eq!("tcp://h:1/".parse::<Endpoint>().unwrap(), Endpoint::Tcp("h:1".into()));
+        assert!("/run/x.sock".parse::<Endpoint>().is_err());
+        assert!("ssh://host".parse::<Endpoint>().is_err());
+    }
+
+    #[test]
+    fn text_is_escaped_for_paths_and_queries() {
+        assert_eq!(escape("a b/ü&=~"), "a%20b%2F%C3%BC%26%3D~");
+    }
+
+    #[test]
+    fn the_engines_version_is_found_in_its_refusal() {
+        let text = "client version 1.51 is too new. Maximum supported API version is 1.47";
+        assert_eq!(maximum_version(text), Some(47));
+        assert_eq!(maximum_version("no such container"), None);
+    }
+
+    /// Answers each request of each connection with the next canned response and returns the request lines.
+    async fn serve(listener: UnixListener, answers: Vec<&'static str>) -> (Vec<String>, usize) {
+        let mut lines = Vec::new();
+        let mut connections = 0;
+        let mut answers = answers.into_iter();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            connections += 1;
+            let mut seen = Vec::new();
+            loop {
+                let mut buffer = [0; 1024];
+                let count = stream.read(&mut buffer).await.unwrap();
+                if count == 0 {
+                    break;
+                }
+                seen.extend_from_slice(&buffer[..count]);
+                if seen.windows(4).any(|window| window == b"\r\n\r\n") {
+                    let text = String::from_utf8(std::mem::take(&mut seen)).unwrap();
+                    lines.push(text.lines().next().unwrap().to_owned());
+                    stream.write_all(answers.next().unwrap().as_bytes()).await.unwrap();
+                    if answers.len() == 0 {
+                        return (lines, connections);
+                    }
+                }
+            }
+        }
+    }
+
+    fn scratch_socket(name: &str) -> (PathBuf, UnixListener) {
+        let path = std::env::temp_dir().join(format!("wharf-api-{}-{name}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        (path.clone(), UnixListener::bind(path).unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_older_engine_is_met_at_its_version_on_one_connection() {
+        let (path, listener) = scratch_socket("older");
+        let refusal = r#"{"message":"client version 1.51 is too new. Maximum supported API version is 1.47"}"#;
+        let refusal: &'static str = Box::leak(
+            format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n{refusal}", refusal.len())
+                .into_boxed_str(),
+        );
+        let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        let server = tokio::spawn(serve(listener, vec![refusal, ok, ok]));
+        let client = Client::new(Endpoint::Unix(path.clone()), &Options::default()).unwrap();
+        for name in ["a", "b c"] {
+            let request = Request::get("/info").query("name", name).flag("all", true);
+            client.send(request).await.unwrap().bytes().await.unwrap();
+        }
+        let (lines, connections) = server.await.unwrap();
+        let _ = std::fs::remove_file(path);
+        assert_eq!(
+            lines,
+            [
+                "GET /v1.51/info?name=a&all=1 HTTP/1.1",
+                "GET /v1.47/info?name=a&all=1 HTTP/1.1",
+                "GET /v1.47/info?name=b%20c&all=1 HTTP/1.1"
+            ]
+        );
+        assert_eq!(connections, 1);
+        assert!(client.at_least(47) && !client.at_least(48));
+    }
+
+    #[tokio::test]
+    async fn a_hijacked_connection_keeps_early_output() {
+        let (path, listener) = scratch_socket("hijack");
+        let answer = "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\n\
+                      Connection: Upgrade\r\nUpgrade: tcp\r\n\r\nearly";
+        let server = tokio::spawn(serve(listener, vec![answer]));
+        let client = Client::new(Endpoint::Unix(path.clone()), &Options::default()).unwrap();
+        let mut hijacked = client.hijack(Request::post("/containers/x/attach")).await.unwrap();
+        server.await.unwrap();
+        let _ = std::fs::remove_file(path);
+        let mut all = hijacked.early.to_vec();
+        hijacked.socket.read_to_end(&mut all).await.unwrap();
+        assert_eq!((all.as_slice(), hijacked.multiplexed), (b"early".as_slice(), Some(true)));
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_told_apart() {
+        let endpoint = Endpoint::Unix("/nonexistent/wharf.sock".into());
+        let client = Client::new(endpoint, &Options::default()).unwrap();
+        let error = client.call(Request::get("/info")).await.unwrap_err();
+        assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+    }
+}
