@@ -1,1 +1,7 @@
 //! The per-container monitor: its process, its protocol and the output spool.
+//!
+//! Other processes link this crate for [`protocol`] (types and codec, no I/O), [`spool`] (the container's output on
+//! disk) and, if they are synchronous, [`client`].
+
+pub mod protocol;
+pub mod spool;

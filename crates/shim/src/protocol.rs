@@ -1,0 +1,415 @@
+//! What an engine and a shim say to each other: types and codec, no I/O.
+//!
+//! # Transport
+//! A `SOCK_SEQPACKET` unix socket. One packet is one JSON document of at most [`MAX_MESSAGE`] bytes and carries at
+//! most [`MAX_FDS`] descriptors (`SCM_RIGHTS`). The first connection is the shim's descriptor 0; every later engine
+//! connects to `<run_dir>/shim.sock`. All connections have the same rights; several may be open at once.
+//!
+//! # Conversation
+//! An engine sends [`Envelope<Request>`] with a `seq` of its choosing and gets exactly one [`Message::Reply`] with
+//! that `seq`; replies of one connection come in the order of its requests. [`Message::Event`]s come in between at
+//! any time. A message the shim cannot decode is answered with [`FailureKind::InvalidArgument`] (`seq` 0 when even
+//! that was unreadable); the connection stays up.
+//!
+//! ```text
+//! shim                                            engine
+//!   Event::Created{pid}  + pidfd      ───▶          on descriptor 0 only; or Event::Failed, then EOF
+//!                                     ◀───          Start + sockets to hold
+//!   Reply::Started | Reply::Error     ───▶          after an Error everything is undone, then EOF
+//!                                     ◀───          Hello, Exec, Signal, Resize, OpenStdin, Subscribe, … any order
+//!   Event::Output{end}                ───▶          subscribers only, coalesced
+//!   Event::ExecExited{id, status}     ───▶          every connection
+//!   Event::Exited{status, end}        ───▶          every connection, once; exit.json is on disk before
+//!   EOF                               ───▶          the cgroup is gone
+//! ```
+//! EOF of descriptor 0 before `Start` makes the shim undo everything and leave; after `Start` a connection may go at
+//! any time. EOF without `exit.json` in the run directory means the shim itself was killed (and the container with it).
+//!
+//! # Compatibility
+//! A running shim outlives an engine upgrade, so a newer engine meets older shims: [`Request::Hello`] tells versions
+//! apart, unknown JSON fields are ignored, new fields get a default.
+
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::spool::Position;
+
+/// The version of the protocol and of [`ShimConfig`] spoken by this crate.
+pub const VERSION: u32 = 1;
+/// The longest message, in bytes.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+/// The most descriptors one message may carry (the kernel's own limit is 253).
+pub const MAX_FDS: usize = 250;
+/// The largest OCI process document accepted by [`Request::Exec`].
+pub const MAX_PROCESS: u64 = 4 * 1024 * 1024;
+
+/// Name of the control socket in the run directory.
+pub const SOCKET_FILE: &str = "shim.sock";
+/// Name of the [`ExitRecord`] in the run directory.
+pub const EXIT_FILE: &str = "exit.json";
+/// Name of the file with the shim's process id in the run directory.
+pub const PID_FILE: &str = "shim.pid";
+
+/// Everything a shim needs to know, in a JSON file named on its command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimConfig {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The container's id.
+    pub id: String,
+    /// The OCI bundle, with `config.json`.
+    pub bundle: PathBuf,
+    /// An existing directory of mode 0700 for the socket, the process id and the exit record.
+    pub run_dir: PathBuf,
+    /// The directory of the output spool; made (0700) if missing.
+    pub log_dir: PathBuf,
+    /// A spool segment is closed before it grows beyond this.
+    pub log_segment_bytes: u64,
+    /// How many spool segments are kept.
+    pub log_segments: u32,
+    /// The overlay the init mounts as its root; without it the bundle's own root is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<OverlayRoot>,
+    /// Use the built-in default seccomp profile instead of the one in the spec.
+    #[serde(default)]
+    pub seccomp_default: bool,
+    /// `user[:group]`, resolved inside the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Supplementary groups, names or numbers, resolved inside the container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Make a missing working directory.
+    #[serde(default)]
+    pub create_cwd: bool,
+    /// Set `HOME` from the container's passwd file if the environment lacks it.
+    #[serde(default)]
+    pub default_home: bool,
+    /// Run a reaping, signal-forwarding init as PID 1.
+    #[serde(default)]
+    pub init: bool,
+    /// Keep a pipe to the container's standard input open (a terminal always has one).
+    #[serde(default)]
+    pub open_stdin: bool,
+    /// Terminal rows at start, 0 for the default.
+    #[serde(default)]
+    pub rows: u16,
+    /// Terminal columns at start, 0 for the default.
+    #[serde(default)]
+    pub cols: u16,
+}
+
+/// An overlay root; the layer names are relative to `base`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayRoot {
+    /// The directory all other names are relative to.
+    pub base: PathBuf,
+    /// Read-only layers, topmost first.
+    pub lower: Vec<String>,
+    /// The writable layer.
+    pub upper: String,
+    /// Overlayfs's work directory.
+    pub work: String,
+    /// Where the init mounts it, in its own mount namespace.
+    pub mountpoint: PathBuf,
+}
+
+/// A numbered message body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// Chosen by the asker, repeated in the reply.
+    pub seq: u64,
+    /// What is said.
+    pub body: T,
+}
+
+/// What an engine asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Who are you and how is the container? Answered by [`Reply::Hello`].
+    Hello {
+        /// The asker's [`VERSION`].
+        version: u32,
+    },
+    /// Open the gate: the container's program starts. Descriptors are held open for the container's life (port
+    /// reservations). Answered by [`Reply::Started`].
+    Start,
+    /// Hold more descriptors open for the container's life, for those that do not fit into `Start`.
+    Hold,
+    /// Send a signal to the init, or to one exec'ed process.
+    Signal {
+        /// The exec, or the container's init.
+        #[serde(default)]
+        exec: Option<String>,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// SIGKILL to every process in the container's cgroup.
+    KillAll,
+    /// Run one more process in the container. Descriptors: the OCI process document (a memfd of at most
+    /// [`MAX_PROCESS`] bytes), then either none (terminal, or everything `/dev/null`) or exactly stdin, stdout and
+    /// stderr. Answered by [`Reply::ExecStarted`].
+    Exec {
+        /// Names the process in later requests and in [`Event::ExecExited`].
+        id: String,
+        /// Give it a new pseudo-terminal; its master is in the reply.
+        #[serde(default)]
+        terminal: bool,
+        /// Terminal rows, 0 for the default.
+        #[serde(default)]
+        rows: u16,
+        /// Terminal columns, 0 for the default.
+        #[serde(default)]
+        cols: u16,
+        /// Nobody will look: with a terminal, the shim keeps the master and discards what comes.
+        #[serde(default)]
+        detach: bool,
+        /// `user[:group]`, resolved inside the container.
+        #[serde(default)]
+        user: Option<String>,
+        /// Supplementary groups.
+        #[serde(default)]
+        groups: Vec<String>,
+        /// Set `HOME` from the container's passwd file if the environment lacks it.
+        #[serde(default)]
+        default_home: bool,
+        /// Use the built-in default seccomp profile instead of the one in the spec.
+        #[serde(default)]
+        seccomp_default: bool,
+    },
+    /// Set the size of the container's terminal, or of an exec's. An exec's terminal is known to the shim as long
+    /// as the connection that asked for the exec is up.
+    Resize {
+        /// The exec, or the container.
+        #[serde(default)]
+        exec: Option<String>,
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+    /// Ask for the container's standard input: the reply carries one non-blocking descriptor (the pipe's write end,
+    /// or the terminal's master).
+    OpenStdin {
+        /// The shim lets go of its own write end when this connection ends, so that the container sees EOF.
+        once: bool,
+    },
+    /// The shim lets go of its own write end of the pipe now. No effect on a terminal.
+    CloseStdin,
+    /// Send [`Event::Output`] to this connection from now on, the first at once.
+    Subscribe {
+        /// This subscriber sends [`Request::Ack`]s; the shim stops reading the container's output while the
+        /// subscriber is more than half of the spool's capacity behind. Counted from the spool's end as it is now.
+        acknowledge: bool,
+    },
+    /// No more [`Event::Output`], no more back-pressure from this connection.
+    Unsubscribe,
+    /// An acknowledging subscriber has dealt with everything before `position`.
+    Ack {
+        /// Where the subscriber's reader stands.
+        position: Position,
+    },
+    /// After the exit, or before the start: leave now. Refused while the container runs.
+    Shutdown,
+}
+
+/// What a shim answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Done.
+    Ok,
+    /// Who I am.
+    Hello {
+        /// The shim's [`VERSION`].
+        version: u32,
+        /// The container's id.
+        id: String,
+        /// The init's process id.
+        pid: i32,
+        /// How far the container is.
+        state: ShimState,
+        /// When its program started, nanoseconds since 1970; 0 before.
+        started_at_ns: i64,
+        /// The end of the spool.
+        end: Position,
+    },
+    /// The container's program runs.
+    Started {
+        /// Nanoseconds since 1970.
+        at_ns: i64,
+    },
+    /// The process runs; with a terminal (and not detached) one descriptor comes along, its non-blocking master.
+    ExecStarted {
+        /// Its process id.
+        pid: i32,
+    },
+    /// It did not work.
+    Error {
+        /// Why, for programs.
+        kind: FailureKind,
+        /// Why, for people.
+        message: String,
+    },
+}
+
+/// How far a container is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShimState {
+    /// Waiting for [`Request::Start`].
+    Created,
+    /// Its program runs.
+    Running,
+    /// It has ended.
+    Exited(ExitStatus),
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The command does not exist in the container (exit code 127).
+    NotFound,
+    /// The command exists and cannot be executed (exit code 126).
+    NotExecutable,
+    /// The request makes no sense: bad user, bad number, malformed document.
+    InvalidArgument,
+    /// No running exec has that id.
+    NoSuchExec,
+    /// The container is not running (any more, or yet).
+    NotRunning,
+    /// The system refused; the message says what.
+    Internal,
+}
+
+/// What a shim says unasked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The init and its namespaces exist, and wait for [`Request::Start`]. Carries the init's pidfd.
+    Created {
+        /// The init's process id.
+        pid: i32,
+    },
+    /// The container could not be made; everything is undone and the shim leaves.
+    Failed {
+        /// Why, for programs.
+        kind: FailureKind,
+        /// Why, for people.
+        message: String,
+    },
+    /// The spool has grown.
+    Output {
+        /// Its end.
+        end: Position,
+    },
+    /// The container has ended, its output is complete, its exit record on disk.
+    Exited {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its output.
+        end: Position,
+    },
+    /// An exec'ed process has ended.
+    ExecExited {
+        /// Its id.
+        id: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+}
+
+/// What travels from shim to engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// The answer to a request.
+    Reply(Envelope<Reply>),
+    /// Something that happened.
+    Event(Event),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// 0 to 255; 128 + n after signal n.
+    pub code: i32,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The kernel killed a process of the container because it was out of memory.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// Nanoseconds since 1970.
+    pub finished_at_ns: i64,
+}
+
+/// The content of `exit.json`: written (atomically) once the output is complete, before [`Event::Exited`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The container's id.
+    pub id: String,
+    /// The init's process id, while it lived.
+    pub pid: i32,
+    /// When the program started, nanoseconds since 1970.
+    pub started_at_ns: i64,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// The end of its output in the spool.
+    pub end: Position,
+}
+
+/// Why a message could not be encoded or decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// Longer than [`MAX_MESSAGE`].
+    #[error("a shim message has {length} bytes, more than {MAX_MESSAGE}")]
+    TooLong {
+        /// Its length.
+        length: usize,
+    },
+    /// Not JSON, or not of this protocol.
+    #[error("a shim message is malformed: {source}")]
+    Malformed {
+        /// The message's number, if that much was readable.
+        seq: Option<u64>,
+        /// What the parser says.
+        source: serde_json::Error,
+    },
+}
+
+/// One message as bytes.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
+    let bytes = serde_json::to_vec(message).map_err(|source| CodecError::Malformed { seq: None, source })?;
+    if bytes.len() > MAX_MESSAGE { Err(CodecError::TooLong { length: bytes.len() }) } else { Ok(bytes) }
+}
+
+/// A message from an engine.
+pub fn decode_request(bytes: &[u8]) -> Result<Envelope<Request>, CodecError> {
+    decode(bytes)
+}
+
+/// A message from a shim.
+pub fn decode_message(bytes: &[u8]) -> Result<Message, CodecError> {
+    decode(bytes)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        seq: u64,
+    }
+    if bytes.len() > MAX_MESSAGE {
+        return Err(CodecError::TooLong { length: bytes.len() });
+    }
+    serde_json::from_slice(bytes).map_err(|source| CodecError::Malformed {
+        seq: serde_json::from_slice::<Numbered>(bytes).ok().map(|n| n.seq),
+        source,
+    })
+}
