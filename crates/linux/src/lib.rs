@@ -2,4 +2,5 @@
 #![allow(unsafe_code)]
 
 pub mod cgroup;
+pub mod netlink;
 pub mod process;
