@@ -2,5 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod cgroup;
+pub mod daemon;
 pub mod netlink;
 pub mod process;
+pub mod seqpacket;
