@@ -1,1 +1,34 @@
-//! Test kit: scratch engines, reference engines, leftover sweep.
+//! What every black-box test of Wharf stands on.
+//!
+//! - [`Engine`]: a scratch `wharfd` with its own data, sockets, bridge and subnet, so that any number of tests run at the
+//!   same time on one machine. Dropping it removes its containers, stops it and *sweeps*: a mount, link, cgroup, firewall
+//!   rule or process that is left fails the test.
+//! - [`Reference`]: the real Docker Engine, switched on by `WHARF_TEST_REFERENCE`. A black-box test is believed once it
+//!   has passed there.
+//! - [`Cli`], [`Api`]: the two ways in, with deadlines.
+//! - [`transcript`]: command-line sessions with their recorded output, compared after [`normalise`].
+//! - [`image`]: small images made on the spot from the machine's static busybox.
+//!
+//! Tests of this kind need root and the workspace's binaries (`cargo build --workspace`); both are checked, with a message.
+
+mod api;
+mod binaries;
+mod cli;
+mod engine;
+pub mod image;
+pub mod leftovers;
+pub mod normalise;
+pub mod random;
+mod reference;
+pub mod transcript;
+mod wait;
+
+pub use api::{Api, Response};
+pub use binaries::{binary, docker_cli, workspace_root};
+pub use cli::{Cli, Output};
+pub use engine::{Engine, EngineBuilder};
+pub use reference::Reference;
+pub use wait::{retry_until, wait_until};
+
+/// How long a test waits for something that normally takes milliseconds. Generous: the machine may be busy with a build.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

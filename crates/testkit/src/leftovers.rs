@@ -1,0 +1,131 @@
+//! The sweep: what an engine may have forgotten on this machine.
+//!
+//! Reads only `/proc` and `/sys`, so it needs no program that a small machine lacks. [`Traces`] looks for what belongs to
+//! one scratch engine and is safe while others run; [`of_any_engine`] looks for everything, for the end of a whole run.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// What identifies one scratch engine: its directory and its subnet.
+#[derive(Debug, Clone)]
+pub struct Traces {
+    /// Data and exec root lie beneath.
+    pub root: PathBuf,
+    /// The start of every address in its subnet, such as `10.213.7.`.
+    pub address: String,
+}
+
+impl Traces {
+    /// One line for each thing that is still there.
+    pub fn find(&self) -> Vec<String> {
+        let root = self.root.to_string_lossy().into_owned();
+        let mut found: Vec<String> = processes_mentioning(&root)
+            .into_iter()
+            .map(|(pid, line)| format!("process {pid}: {line}"))
+            .collect();
+        found.extend(mounts(|line| line.contains(&root)));
+        if fs::read_to_string("/proc/net/fib_trie").unwrap_or_default().contains(&self.address) {
+            found.push(format!("address or route in {}0/24", self.address));
+        }
+        found.extend(firewall_mentions(&self.address));
+        found
+    }
+
+    /// Ends what is still running after a failed test.
+    pub fn kill_processes(&self) {
+        for (pid, _) in processes_mentioning(&self.root.to_string_lossy()) {
+            if let Some(pid) = Pid::from_raw(pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Everything on this machine that looks like an engine's: processes, mounts, links, cgroups, tables.
+pub fn of_any_engine() -> Vec<String> {
+    let ours = |line: &str| line.contains("wharf");
+    let mut found: Vec<String> = all_processes()
+        .filter(|(pid, _)| comm(*pid).starts_with("wharf"))
+        .map(|(pid, line)| format!("process {pid}: {line}"))
+        .collect();
+    found.extend(mounts(ours));
+    let links = entries(Path::new("/sys/class/net"));
+    let made_by_us = |name: &String| ["wharf", "wh-", "whv"].iter().any(|start| name.starts_with(start));
+    found.extend(links.into_iter().filter(made_by_us).map(|name| format!("link {name}")));
+    found.extend(cgroups().into_iter().map(|path| format!("cgroup {}", path.display())));
+    found.extend(firewall_mentions("wharf"));
+    found
+}
+
+/// Container cgroups of any engine, in every hierarchy.
+fn cgroups() -> BTreeSet<PathBuf> {
+    let hierarchies = entries(Path::new("/sys/fs/cgroup"));
+    let parents = hierarchies.iter().map(|name| Path::new("/sys/fs/cgroup").join(name).join("wharf"));
+    let parents = parents.chain([PathBuf::from("/sys/fs/cgroup/wharf")]);
+    let is_dir = |path: &PathBuf| path.is_dir();
+    parents
+        .flat_map(|parent| entries(&parent).into_iter().map(move |name| parent.join(name)))
+        .filter(is_dir)
+        .collect()
+}
+
+/// Names in a directory; none when it cannot be read (it may just have gone).
+fn entries(dir: &Path) -> Vec<String> {
+    let list = fs::read_dir(dir).into_iter().flatten().flatten();
+    list.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn mounts(matches: impl Fn(&str) -> bool) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().filter(|line| matches(line)).map(|line| format!("mount {line}")).collect()
+}
+
+/// Firewall rules, when the machine has the `nft` program to list them.
+fn firewall_mentions(needle: &str) -> Vec<String> {
+    let listing = std::process::Command::new("nft").args(["list", "ruleset"]).output();
+    let text = listing.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.lines()
+        .filter(|line| line.contains(needle))
+        .map(|line| format!("firewall: {}", line.trim()))
+        .collect()
+}
+
+fn processes_mentioning(needle: &str) -> Vec<(i32, String)> {
+    let own = std::process::id() as i32;
+    all_processes().filter(|(pid, line)| *pid != own && line.contains(needle)).collect()
+}
+
+fn all_processes() -> impl Iterator<Item = (i32, String)> {
+    entries(Path::new("/proc")).into_iter().filter_map(|name| {
+        let pid = name.parse().ok()?;
+        let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&bytes).replace('\0', " ")))
+    })
+}
+
+fn comm(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_names_the_root_is_found() {
+        let root = PathBuf::from("/tmp/no-such-engine-root");
+        let traces = Traces { root: root.clone(), address: "10.213.255.".to_owned() };
+        assert_eq!(traces.find(), Vec::<String>::new());
+        let mut child = Command::new("sleep").arg0(&root).arg("1000").spawn().unwrap();
+        let found = traces.find();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.iter().any(|line| line.contains("no-such-engine-root")), "{found:?}");
+    }
+}
