@@ -119,3 +119,39 @@ fn checksum(head: &[u8], chunk: &[u8]) -> u32 {
     sum = mix(sum ^ (sum >> 32), PRIME);
     (sum >> 32) as u32 ^ sum as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_written_and_every_changed_bit_is_noticed() {
+        let chunk: Vec<u8> = (0..200u8).collect();
+        let header =
+            Header { length: 200, time_ns: -5, stream: Stream::Stderr, line_start: true, after_loss: false };
+        let mut bytes = header.encode(&chunk).to_vec();
+        bytes.extend(&chunk);
+        assert_eq!(parse(&bytes), Parsed::Record(header));
+        assert_eq!(parse(&bytes[..19]), Parsed::Short(HEADER));
+        assert_eq!(parse(&bytes[..219]), Parsed::Short(220));
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(!matches!(parse(&bytes), Parsed::Record(_)), "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn impossible_headers_are_refused_before_their_length_is_believed() {
+        assert_eq!(parse(&[0; 100]), Parsed::Invalid);
+        assert_eq!(parse(&[0xff; 100]), Parsed::Invalid);
+        let header = Header {
+            length: MAX_CHUNK as u32 + 1,
+            time_ns: 0,
+            stream: Stream::Stdout,
+            line_start: false,
+            after_loss: false,
+        };
+        assert_eq!(parse(&header.encode(&[])), Parsed::Invalid);
+    }
+}

@@ -25,16 +25,19 @@
 //! a kill or a power cut, leaves a torn tail: readers stop before it, and the next writer cuts it off. Deletion of old
 //! segments goes oldest first, so a crash leaves no hole.
 
+mod directory;
 mod format;
 mod lines;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use serde::{Deserialize, Serialize};
 
 pub use format::{HEADER, MAX_CHUNK};
 pub use lines::{LINE_LIMIT, Line, Lines, Piece, tail};
-pub use reader::{Entry, From, Reader, Record};
+pub use reader::{Entry, Origin, Reader, Record};
 pub use writer::Writer;
 
 /// A place between two records. Ordered as the output is.
