@@ -1,1 +1,217 @@
 //! Blobs by digest; on disk an OCI image layout.
+//!
+//! Layout of the directory:
+//! ```text
+//! oci-layout            {"imageLayoutVersion":"1.0.0"}
+//! index.json            what is named, for other tools; ours is the state database
+//! blobs/sha256/<hex>    every blob, complete and verified
+//! ingest/<n>            blobs that are still being written
+//! ```
+//!
+//! Invariants: a file in `blobs/` has the digest of its name and is durable, because [`Store::publish`] syncs it
+//! before it renames it there. Blobs are never changed. This crate knows no names of images and removes nothing on its
+//! own: `wharf-image` decides what is needed.
+//!
+//! Locking: none is needed; publishing the same blob twice is harmless. Only one process owns a store.
+//!
+//! Crash: `ingest/` may hold partial files, which [`Store::open`] removes.
+
+mod error;
+pub mod spec;
+mod stage;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest as _, Sha256};
+use wharf_linux::hostfs;
+use wharf_model::Digest;
+
+pub use error::{Error, Result};
+pub use spec::MAX_DOCUMENT;
+pub use stage::{Ingest, Staged};
+
+/// The blobs of one data root; clones share it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: Arc<Path>,
+    serial: Arc<AtomicU64>,
+}
+
+impl Store {
+    /// Opens or creates the layout and removes what a crash left in `ingest/`.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the directory cannot be made or written.
+    pub fn open(root: &Path) -> Result<Self> {
+        let store = Self { root: Arc::from(root), serial: Arc::default() };
+        hostfs::create_dir_all(&store.blobs(), 0o755)?;
+        hostfs::remove_dir_all(&store.ingests())?;
+        hostfs::create_dir_all(&store.ingests(), 0o700)?;
+        let marker = root.join("oci-layout");
+        if !hostfs::exists(&marker)? {
+            hostfs::write_atomic(&marker, spec::LAYOUT, 0o644)?;
+        }
+        if !hostfs::exists(&root.join("index.json"))? {
+            store.write_index(&spec::Index::default())?;
+        }
+        Ok(store)
+    }
+
+    /// Begins a new blob.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the file cannot be made.
+    pub fn ingest(&self) -> Result<Ingest> {
+        let number = self.serial.fetch_add(1, Ordering::Relaxed);
+        Ok(Ingest::create(self.ingests().join(number.to_string()))?)
+    }
+
+    /// Stages a small document.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when it cannot be written.
+    pub fn stage(&self, bytes: &[u8]) -> Result<Staged> {
+        let mut ingest = self.ingest()?;
+        ingest.write_all(bytes).map_err(|error| ingest.failure(error))?;
+        Ok(ingest.finish())
+    }
+
+    /// Makes staged blobs visible under their digests; returns when all of them are durable.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the disk refuses; what was not published is removed.
+    pub fn publish(&self, staged: Vec<Staged>) -> Result<()> {
+        if staged.is_empty() {
+            return Ok(());
+        }
+        for blob in &staged {
+            blob.sync()?;
+        }
+        for blob in staged {
+            let target = self.path(blob.digest());
+            blob.rename(&target)?;
+        }
+        Ok(hostfs::sync_dir(&self.blobs())?)
+    }
+
+    /// Where a blob lies, whether or not it is there.
+    #[must_use]
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.hex())
+    }
+
+    /// The bytes a blob has, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the directory cannot be read.
+    pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
+        match self.reader(digest) {
+            Ok(file) => {
+                let metadata = file.metadata();
+                let path = self.path(digest);
+                Ok(Some(metadata.map_err(|error| hostfs::Error::new("stat", &path, error))?.len()))
+            }
+            Err(Error::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a blob for reading. It was verified when it came in; [`Store::verify`] looks again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it is not there.
+    pub fn reader(&self, digest: &Digest) -> Result<File> {
+        match hostfs::open(&self.path(digest)) {
+            Ok(file) => Ok(file),
+            Err(error) if error.is_not_found() => Err(Error::NotFound(*digest)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads a document of at most [`MAX_DOCUMENT`] bytes and checks its digest.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Mismatch`] when the disk returned other bytes than were stored.
+    pub fn document(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let bytes = match hostfs::read_bounded(&self.path(digest), MAX_DOCUMENT) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => return Err(Error::NotFound(*digest)),
+            Err(error) => return Err(error.into()),
+        };
+        let found = digest_of(&bytes);
+        if found != *digest {
+            return Err(Error::Mismatch { expected: *digest, found });
+        }
+        Ok(bytes)
+    }
+
+    /// Hashes a blob again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Mismatch`] when it is damaged.
+    pub fn verify(&self, digest: &Digest) -> Result<()> {
+        let mut file = self.reader(digest)?;
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let read = file
+                .read(&mut buffer)
+                .map_err(|error| hostfs::Error::new("read", &self.path(digest), error))?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+        }
+        let found = Digest::from_sha256(hasher.finalize().into());
+        if found == *digest { Ok(()) } else { Err(Error::Mismatch { expected: *digest, found }) }
+    }
+
+    /// Every blob there is, in no order.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Digest>> {
+        let names = hostfs::read_dir(&self.blobs())?;
+        Ok(names.iter().filter_map(|name| Digest::from_hex(name.to_str()?).ok()).collect())
+    }
+
+    /// Removes a blob; one that is not there is no error. Only the collector of `wharf-image` calls this.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the disk refuses.
+    pub fn remove(&self, digest: &Digest) -> Result<()> {
+        Ok(hostfs::remove_file(&self.path(digest))?)
+    }
+
+    /// Replaces `index.json`.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the disk refuses; the old file stays.
+    pub fn write_index(&self, index: &spec::Index) -> Result<()> {
+        let path = self.root.join("index.json");
+        let bytes = spec::to_json(index);
+        // Most changes of names do not change what other tools see; spare them the sync.
+        if hostfs::read_bounded(&path, MAX_DOCUMENT).is_ok_and(|old| old == bytes) {
+            return Ok(());
+        }
+        Ok(hostfs::write_atomic(&path, &bytes, 0o644)?)
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs").join(Digest::ALGORITHM)
+    }
+
+    fn ingests(&self) -> PathBuf {
+        self.root.join("ingest")
+    }
+}
+
+/// The digest of some bytes.
+#[must_use]
+pub fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::from_sha256(Sha256::digest(bytes).into())
+}

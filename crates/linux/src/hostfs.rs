@@ -233,6 +233,20 @@ fn sync_file_system_of(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::syncfs(fd)?)
 }
 
+/// Asks the kernel to begin writing a range of a file to disk; a hint that never waits for the disk and never fails.
+pub fn begin_write_back(file: &File, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // SAFETY: the descriptor is open for the duration of the call and no memory is passed.
+    unsafe {
+        libc::sync_file_range(
+            std::os::fd::AsRawFd::as_raw_fd(file),
+            offset,
+            length,
+            libc::SYNC_FILE_RANGE_WRITE,
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,107 @@
+//! The store as its callers see it.
+
+use std::io::Write;
+
+use wharf_content::spec::{self, Descriptor, DocumentError, Index, Manifest};
+use wharf_content::{Error, Store, digest_of};
+
+#[test]
+fn a_published_blob_is_found_by_its_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut ingest = store.ingest().unwrap();
+    ingest.write_all(b"hello").unwrap();
+    let staged = ingest.finish();
+    let digest = *staged.digest();
+    assert_eq!(store.size(&digest).unwrap(), None);
+    store.publish(vec![staged]).unwrap();
+    assert_eq!(store.document(&digest).unwrap(), b"hello");
+    assert_eq!(store.size(&digest).unwrap(), Some(5));
+    assert_eq!(store.list().unwrap(), [digest]);
+    store.verify(&digest).unwrap();
+    store.remove(&digest).unwrap();
+    store.remove(&digest).unwrap();
+    assert!(matches!(store.reader(&digest), Err(Error::NotFound(missing)) if missing == digest));
+}
+
+#[test]
+fn what_is_not_published_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    drop(store.stage(b"x").unwrap());
+    drop(store.ingest().unwrap());
+    // As after a kill: a file that nobody owns.
+    std::fs::write(dir.path().join("ingest/7"), "half").unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("ingest")).unwrap().count(), 0);
+    assert_eq!(store.list().unwrap(), []);
+}
+
+#[test]
+fn im_11_damaged_content_is_noticed_before_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let staged = store.stage(b"{}").unwrap();
+    let digest = *staged.digest();
+    store.publish(vec![staged]).unwrap();
+    std::fs::write(store.path(&digest), "[]").unwrap();
+    assert!(matches!(store.document(&digest), Err(Error::Mismatch { .. })));
+    assert!(matches!(store.verify(&digest), Err(Error::Mismatch { .. })));
+}
+
+#[test]
+fn the_directory_is_an_image_layout_and_the_index_is_the_same_bytes_each_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let layout = std::fs::read_to_string(dir.path().join("oci-layout")).unwrap();
+    assert_eq!(layout, r#"{"imageLayoutVersion":"1.0.0"}"#);
+    let mut descriptor = Descriptor::new(spec::MANIFEST, digest_of(b""), 0);
+    descriptor.annotations =
+        Some([("b", "2"), ("a", "1")].map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect());
+    store.write_index(&Index { manifests: vec![descriptor], ..Index::default() }).unwrap();
+    let index = std::fs::read_to_string(dir.path().join("index.json")).unwrap();
+    assert_eq!(
+        index,
+        r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0,"annotations":{"a":"1","b":"2"}}]}"#
+    );
+    // Opening again keeps it.
+    drop(Store::open(dir.path()).unwrap());
+    assert_eq!(std::fs::read_to_string(dir.path().join("index.json")).unwrap(), index);
+}
+
+const CONFIG: &str = r#"{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0}"#;
+
+#[test]
+fn im_10_a_document_that_reads_as_two_things_is_refused() {
+    let plain = format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[]}}"#);
+    assert!(Manifest::parse(plain.as_bytes(), spec::MANIFEST).is_ok());
+    for (text, media_type) in [
+        (format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[],"manifests":[]}}"#), spec::MANIFEST),
+        (
+            format!(r#"{{"schemaVersion":2,"mediaType":"{}","config":{CONFIG},"layers":[]}}"#, spec::INDEX),
+            spec::MANIFEST,
+        ),
+        (format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[],"layers":[]}}"#), spec::MANIFEST),
+        (format!(r#"{{"schemaVersion":1,"config":{CONFIG},"layers":[]}}"#), spec::MANIFEST),
+        (plain.replace("sha256:e3", "sha256:E3"), spec::MANIFEST),
+        (plain.replace("sha256:e3", "sha256:../../"), spec::MANIFEST),
+    ] {
+        assert!(Manifest::parse(text.as_bytes(), media_type).is_err(), "{text}");
+    }
+    for text in [
+        r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#.to_owned(),
+        format!(r#"{{"schemaVersion":2,"manifests":[],"config":{CONFIG}}}"#),
+        r#"{"schemaVersion":2,"manifests":[],"manifests":[]}"#.to_owned(),
+    ] {
+        assert!(Index::parse(text.as_bytes(), spec::INDEX).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn im_09_a_document_is_bounded_in_size_and_depth() {
+    let large = vec![b' '; usize::try_from(spec::MAX_DOCUMENT).unwrap() + 1];
+    assert!(matches!(Manifest::parse(&large, spec::MANIFEST), Err(DocumentError::TooLarge(_))));
+    let deep =
+        format!(r#"{{"schemaVersion":2,"manifests":[],"x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    assert!(matches!(Index::parse(deep.as_bytes(), spec::INDEX), Err(DocumentError::Json(_))));
+}
