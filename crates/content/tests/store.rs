@@ -101,7 +101,10 @@ fn im_10_a_document_that_reads_as_two_things_is_refused() {
 fn im_09_a_document_is_bounded_in_size_and_depth() {
     let large = vec![b' '; usize::try_from(spec::MAX_DOCUMENT).unwrap() + 1];
     assert!(matches!(Manifest::parse(&large, spec::MANIFEST), Err(DocumentError::TooLarge(_))));
-    let deep =
-        format!(r#"{{"schemaVersion":2,"manifests":[],"x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-    assert!(matches!(Index::parse(deep.as_bytes(), spec::INDEX), Err(DocumentError::Json(_))));
+    // Where a value is looked at, depth is an error; where it is skipped, it costs no stack.
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let used = format!(r#"{{"schemaVersion":2,"manifests":{deep}}}"#);
+    assert!(matches!(Index::parse(used.as_bytes(), spec::INDEX), Err(DocumentError::Json(_))));
+    let skipped = format!(r#"{{"schemaVersion":2,"manifests":[],"x":{deep}}}"#);
+    assert!(Index::parse(skipped.as_bytes(), spec::INDEX).is_ok());
 }
