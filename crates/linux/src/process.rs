@@ -1,11 +1,299 @@
 //! Processes: clone3, pidfds, exec, and the protected copy of our own executable.
+//!
+//! A child made by [`spawn`] goes on running this program's code in a copy of its memory, so the caller must be
+//! single-threaded: a lock that another thread held at that moment (the allocator's, say) would stay locked in the
+//! child for ever. `spawn` verifies this and refuses otherwise.
 
+use crate::namespace::{Namespaces, check};
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+/// A child process, not yet waited for.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id in the caller's pid namespace.
+    pub pid: i32,
+    /// A descriptor that stands for exactly this process.
+    pub pidfd: OwnedFd,
+}
+
+/// How a child is to be born.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Birth<'a> {
+    /// New namespaces for it.
+    pub namespaces: Namespaces,
+    /// Directory of the v2 cgroup it is born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Make it a child of the caller's parent.
+    pub sibling: bool,
+}
+
+/// `libc` has it truncated to an int.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// Exit status of a child whose code panicked.
+const PANICKED: i32 = 70;
+
+/// Clones the calling process. The child runs `code`, then exits with its result without running destructors or
+/// `atexit` handlers of its parent.
+pub fn spawn(birth: Birth<'_>, code: impl FnOnce() -> i32) -> io::Result<Child> {
+    if !single_threaded()? {
+        return Err(io::Error::other(
+            "a process with more than one thread cannot start a container: use a process of its own",
+        ));
+    }
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: clone_args is plain data for which all zeroes is a valid value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = birth.namespaces.bits() | libc::CLONE_PIDFD as u64;
+    args.pidfd = (&raw mut pidfd) as u64;
+    if birth.sibling {
+        args.flags |= libc::CLONE_PARENT as u64; // inherits our own exit signal; naming one is an error
+    } else {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
+    if let Some(dir) = birth.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = dir.as_raw_fd() as u64;
+    }
+    // SAFETY: no CLONE_VM, so the child gets its own copy of everything, stack included, as fork gives it; the process
+    // has one thread, so no lock is held by a thread that the child lacks. `pidfd` outlives the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let status = catch_unwind(AssertUnwindSafe(code)).unwrap_or(PANICKED);
+            // SAFETY: ends the child at once; nothing of the parent's state is touched.
+            unsafe { libc::_exit(status) }
+        }
+        // SAFETY: the kernel stored a new descriptor that nobody else owns.
+        pid => Ok(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// Whether the calling process has one thread.
+fn single_threaded() -> io::Result<bool> {
+    // A directory's links: itself, its name, and one for each thread below.
+    Ok(rustix::fs::stat(c"/proc/self/task")?.st_nlink == 3)
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It exited with this status.
+    Exited(i32),
+    /// This signal killed it.
+    Signaled(i32),
+}
+
+/// Waits for a child and reaps it.
+pub fn wait(pidfd: BorrowedFd<'_>) -> io::Result<Ended> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED))?
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))?;
+    Ok(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Ended::Exited(code),
+        (None, signal) => Ended::Signaled(signal.unwrap_or(libc::SIGKILL)),
+    })
+}
+
+/// Sends a signal to exactly the process behind a pidfd.
+pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: a null siginfo is allowed; the others are numbers.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    })
+}
+
+/// Sends a signal to a process by number.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(libc::c_long::from(unsafe { libc::kill(pid, signal) }))
+}
+
+/// Opens a process by number.
+pub fn open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
+/// A null-terminated vector of C strings, as `execve` wants it.
+#[derive(Debug)]
+pub struct StringVector {
+    // The pointers point into `_strings`, whose heap blocks do not move when the vector of them does.
+    pointers: Vec<*const libc::c_char>,
+    _strings: Vec<CString>,
+}
+
+impl StringVector {
+    /// Collects the strings.
+    pub fn new(strings: Vec<CString>) -> Self {
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect();
+        Self { pointers, _strings: strings }
+    }
+}
+
+/// Replaces the process by the program at `path`; returns only if that failed.
+pub fn execve(path: &CStr, args: &StringVector, env: &StringVector) -> io::Error {
+    // SAFETY: `path` and the vectors are NUL- and null-terminated and live across the call.
+    unsafe { libc::execve(path.as_ptr(), args.pointers.as_ptr(), env.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Replaces the process by the program open as `fd`; returns only if that failed.
+pub fn fexecve(fd: impl AsFd, args: &StringVector, env: &StringVector) -> io::Error {
+    // SAFETY: as for `execve`; the empty path with AT_EMPTY_PATH names the descriptor itself.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            fd.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            args.pointers.as_ptr(),
+            env.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
 /// Opens an executable such that no process can ever write to the file through the descriptor or through the
-/// `/proc/<pid>/exe` of a process started from it: a read-only detached clone of its mount, or a sealed copy in memory.
-pub fn protected_exe(_path: &Path) -> io::Result<OwnedFd> {
-    todo!()
+/// `/proc/<pid>/exe` of a process started from it: a clone of its mount that is read-only and attached nowhere.
+pub fn protected_exe(path: &Path) -> io::Result<OwnedFd> {
+    let tree = crate::mount::clone_tree(rustix::fs::CWD, path, false)?;
+    crate::mount::set_attributes(&tree, crate::mount::Attributes::READ_ONLY, Default::default(), false)?;
+    Ok(tree)
+}
+
+/// Goes on as the same program started from a [`protected_exe`] of itself, unless it already runs from a file that
+/// cannot be written. Call it first thing in `main`, before threads or descriptors exist.
+pub fn reexec_protected() -> io::Result<()> {
+    use rustix::fs::StatVfsMountFlags;
+    let exe = Path::new("/proc/self/exe");
+    if rustix::fs::statvfs(exe)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(());
+    }
+    let protected = protected_exe(exe)?;
+    let args = std::env::args_os().map(|a| CString::new(a.into_encoded_bytes())).collect::<Result<_, _>>()?;
+    let env = std::env::vars_os()
+        .map(|(k, v)| {
+            let mut pair = k.into_encoded_bytes();
+            pair.push(b'=');
+            pair.extend(v.into_encoded_bytes());
+            CString::new(pair)
+        })
+        .collect::<Result<_, _>>()?;
+    Err(fexecve(protected, &StringVector::new(args), &StringVector::new(env)))
+}
+
+/// Keeps other processes of our user from tracing us or reading our memory and descriptors. Children inherit it until
+/// they execute a program.
+pub fn set_undumpable() -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }.into())
+}
+
+/// Gives every signal its default action and an empty mask, as a new program should find them.
+pub fn reset_signals() -> io::Result<()> {
+    // SAFETY: zeroed sigaction and sigset_t mean default action, no flags, empty set; they outlive the calls.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        for signal in (1..=64).filter(|s| ![libc::SIGKILL, libc::SIGSTOP, 32, 33].contains(s)) {
+            libc::sigaction(signal, &raw const default, std::ptr::null_mut());
+        }
+        let empty: libc::sigset_t = std::mem::zeroed();
+        check(libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut()).into())
+    }
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: only sets a flag on descriptors.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+/// Closes every descriptor from `first` on except `keep` (sorted). Meant for a child that owns nothing but `keep`.
+pub fn close_all_except(first: u32, keep: &[u32]) -> io::Result<()> {
+    let mut from = first;
+    for &fd in keep.iter().filter(|fd| **fd >= first) {
+        if fd > from {
+            close_range(from, fd - 1)?;
+        }
+        from = fd + 1;
+    }
+    close_range(from, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: the caller's contract says that nothing it still uses is in the range.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+}
+
+/// Gives the process a new session keyring, so that it holds none of its parent's keys.
+pub fn new_session_keyring(name: &CStr) -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: the name is NUL-terminated.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })
+}
+
+/// Sets one resource limit by the kernel's number. `u64::MAX` is no limit.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the struct outlives the call; no old value is asked for.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            &raw const limit,
+            std::ptr::null_mut::<libc::rlimit64>(),
+        )
+    })
+}
+
+/// Waits for the next signal of any kind. Signals must be blocked: see [`block_signals`].
+pub fn next_signal() -> io::Result<i32> {
+    // SAFETY: the set is initialised by sigfillset; no siginfo is asked for.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        let signal = libc::sigwaitinfo(&raw const all, std::ptr::null_mut());
+        if signal < 0 { Err(io::Error::last_os_error()) } else { Ok(signal) }
+    }
+}
+
+/// Blocks every signal that can be blocked.
+pub fn block_signals() -> io::Result<()> {
+    // SAFETY: the set is initialised by sigfillset and outlives the call.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        check(libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()).into())
+    }
+}
+
+/// Waits for any child without blocking: its pid and how it ended, or `None` if none has ended.
+pub fn reap_any() -> io::Result<Option<(i32, Ended)>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid if libc::WIFSIGNALED(status) => Ok(Some((pid, Ended::Signaled(libc::WTERMSIG(status))))),
+        pid => Ok(Some((pid, Ended::Exited(libc::WEXITSTATUS(status))))),
+    }
+}
+
+/// Sets the execution domain (personality).
+pub fn set_personality(persona: u64) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::syscall(libc::SYS_personality, persona) })
 }

@@ -1,8 +1,30 @@
 //! Control groups of one container, on cgroup v1, v2 and hybrid hosts behind one type.
+//!
+//! A container has one group of the same path in every hierarchy. On a hybrid host the limits are those of the v1
+//! controllers, and the v2 hierarchy beside them gives what only v2 has: killing all at once, freezing with a
+//! notification, and knowing when the last process is gone.
+//!
+//! A process joins the v2 group by being born in it, and the v1 groups by writing `0` into each `tasks` file itself
+//! ([`Entrance`]): the kernel moves a single thread that moves itself without its global lock, and so without
+//! waiting for an RCU grace period.
+//!
+//! Nothing here is cached but where the hierarchies are mounted. A crash leaves groups that [`Cgroup::delete`] removes.
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+mod device_filter;
+mod file;
+mod types;
+mod v1;
+mod v2;
+
+pub use types::{
+    BlkioEntry, CpuStats, DeviceKind, DeviceRule, DeviceValue, MemoryStats, PidsStats, Resources, Stats,
+    Throttling,
+};
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// What can go wrong with a cgroup. Every variant names the file or directory concerned.
 #[derive(Debug, thiserror::Error)]
@@ -10,15 +32,25 @@ pub enum Error {
     /// A cgroup file or directory could not be read, written, made or removed.
     #[error("{operation} {}: {source}", path.display())]
     Io {
-        /// What was tried: `open`, `write`, `mkdir`, ….
+        /// What was tried: `open`, `mkdir`, ….
         operation: &'static str,
         /// The file or directory.
         path: PathBuf,
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// The kernel would not take a value.
+    #[error("write {value:?} to {}: {source}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// The value.
+        value: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
     /// A limit was asked for whose controller is not there.
-    #[error("cgroup controller {controller} is not available: cannot set {setting}")]
+    #[error("cgroup controller {controller} is not available on this host: cannot set {setting}")]
     NoController {
         /// The controller's name, such as `memory`.
         controller: &'static str,
@@ -32,6 +64,12 @@ pub enum Error {
         what: &'static str,
         /// Why.
         reason: String,
+    },
+    /// The group has processes of someone else in it, or they do not go away.
+    #[error("cgroup {} still has processes in it", path.display())]
+    Busy {
+        /// The group's directory.
+        path: PathBuf,
     },
     /// No cgroup file system is mounted.
     #[error("no cgroup file system is mounted under /sys/fs/cgroup")]
@@ -52,242 +90,417 @@ pub enum Mode {
     Hybrid,
 }
 
+const ROOT: &str = "/sys/fs/cgroup";
+const CGROUP1_MAGIC: u64 = 0x0027_e0eb;
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// Where the hierarchies are.
+#[derive(Debug)]
+struct Layout {
+    mode: Mode,
+    v1: Vec<Hierarchy>,
+    v2: Option<PathBuf>,
+}
+
+/// One v1 hierarchy.
+#[derive(Debug)]
+struct Hierarchy {
+    root: PathBuf,
+    controllers: Vec<String>,
+}
+
+fn magic(path: &Path) -> u64 {
+    rustix::fs::statfs(path).map_or(0, |s| s.f_type as u64)
+}
+
+fn layout() -> Result<&'static Layout> {
+    static LAYOUT: OnceLock<Option<Layout>> = OnceLock::new();
+    LAYOUT.get_or_init(find_layout).as_ref().ok_or(Error::NotMounted)
+}
+
+fn find_layout() -> Option<Layout> {
+    let root = Path::new(ROOT);
+    if magic(root) == CGROUP2_MAGIC {
+        return Some(Layout { mode: Mode::V2, v1: Vec::new(), v2: Some(root.to_owned()) });
+    }
+    let (mut v1, mut v2) = (Vec::new(), None);
+    for entry in std::fs::read_dir(root).ok()?.flatten() {
+        // Links such as cpu -> cpu,cpuacct are other names of a hierarchy that is listed by itself.
+        if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+            continue;
+        }
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        match magic(&path) {
+            CGROUP1_MAGIC => {
+                v1.push(Hierarchy { root: path, controllers: name.split(',').map(str::to_owned).collect() });
+            }
+            CGROUP2_MAGIC => v2 = Some(path),
+            _ => {}
+        }
+    }
+    let mode = match (v1.is_empty(), &v2) {
+        (true, _) => return None,
+        (false, Some(_)) => Mode::Hybrid,
+        (false, None) => Mode::V1,
+    };
+    v1.sort_by(|a, b| a.root.cmp(&b.root));
+    Some(Layout { mode, v1, v2 })
+}
+
 /// Finds out how `/sys/fs/cgroup` is mounted.
 pub fn detect() -> Result<Mode> {
-    todo!()
-}
-
-/// The limits of a container. `None` leaves a setting as the kernel has it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resources {
-    /// Memory limit in bytes, -1 for unlimited.
-    pub memory: Option<i64>,
-    /// Soft limit (v1) or `memory.low` (v2) in bytes.
-    pub memory_reservation: Option<i64>,
-    /// Memory plus swap in bytes, -1 for unlimited, as in the OCI spec.
-    pub memory_swap: Option<i64>,
-    /// 0 to 100, v1 only.
-    pub swappiness: Option<u64>,
-    /// v1 only: do not kill on out-of-memory.
-    pub disable_oom_killer: bool,
-    /// Relative CPU weight, 2 to 262144, 1024 by default.
-    pub cpu_shares: Option<u64>,
-    /// Microseconds of CPU time per period, -1 for unlimited.
-    pub cpu_quota: Option<i64>,
-    /// Length of the period in microseconds.
-    pub cpu_period: Option<u64>,
-    /// Burst in microseconds.
-    pub cpu_burst: Option<u64>,
-    /// `SCHED_IDLE` for the whole group.
-    pub cpu_idle: Option<i64>,
-    /// Real-time budget in microseconds, v1 only.
-    pub cpu_rt_runtime: Option<i64>,
-    /// Real-time period in microseconds, v1 only.
-    pub cpu_rt_period: Option<u64>,
-    /// CPUs as in `0-3,5`.
-    pub cpuset_cpus: Option<String>,
-    /// Memory nodes.
-    pub cpuset_mems: Option<String>,
-    /// Number of tasks, -1 for unlimited.
-    pub pids: Option<i64>,
-    /// 10 to 1000.
-    pub blkio_weight: Option<u16>,
-    /// Weight by device.
-    pub blkio_weight_device: Vec<DeviceValue>,
-    /// Bytes per second.
-    pub blkio_read_bps: Vec<DeviceValue>,
-    /// Bytes per second.
-    pub blkio_write_bps: Vec<DeviceValue>,
-    /// Operations per second.
-    pub blkio_read_iops: Vec<DeviceValue>,
-    /// Operations per second.
-    pub blkio_write_iops: Vec<DeviceValue>,
-    /// Page size (`2MB`) and limit in bytes.
-    pub hugepages: Vec<(String, i64)>,
-    /// Device rules in order; an empty list leaves devices alone.
-    pub devices: Vec<DeviceRule>,
-    /// v2 files by name, written as they are.
-    pub unified: BTreeMap<String, String>,
-}
-
-/// A number for one block device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceValue {
-    /// Major number.
-    pub major: i64,
-    /// Minor number.
-    pub minor: i64,
-    /// Weight or rate.
-    pub value: u64,
-}
-
-/// Kind of device a rule speaks of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceKind {
-    /// Both kinds.
-    All,
-    /// Block devices.
-    Block,
-    /// Character devices.
-    Char,
-}
-
-/// One line of the device list; later lines win.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceRule {
-    /// Allow or deny.
-    pub allow: bool,
-    /// Which kind.
-    pub kind: DeviceKind,
-    /// `None` for any.
-    pub major: Option<u32>,
-    /// `None` for any.
-    pub minor: Option<u32>,
-    /// Read.
-    pub read: bool,
-    /// Write.
-    pub write: bool,
-    /// Make the node.
-    pub mknod: bool,
-}
-
-/// What a container has used so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Processor time.
-    pub cpu: CpuStats,
-    /// Memory.
-    pub memory: MemoryStats,
-    /// Number of tasks.
-    pub pids: PidsStats,
-    /// Bytes moved per device and operation.
-    pub blkio: Vec<BlkioEntry>,
-}
-
-/// Processor time in nanoseconds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CpuStats {
-    /// Total.
-    pub usage_ns: u64,
-    /// In user mode.
-    pub user_ns: u64,
-    /// In the kernel.
-    pub system_ns: u64,
-    /// Per CPU; empty where the kernel does not tell (v2).
-    pub per_cpu: Vec<u64>,
-    /// Quota enforcement.
-    pub throttling: Throttling,
-}
-
-/// Quota enforcement so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Throttling {
-    /// Periods that elapsed.
-    pub periods: u64,
-    /// Periods in which the group was throttled.
-    pub throttled_periods: u64,
-    /// Time spent throttled.
-    pub throttled_ns: u64,
-}
-
-/// Memory in bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MemoryStats {
-    /// In use now.
-    pub usage: u64,
-    /// The most there ever was.
-    pub max_usage: u64,
-    /// The limit; `u64::MAX` where there is none.
-    pub limit: u64,
-    /// `memory.stat` as it is.
-    pub stat: BTreeMap<String, u64>,
-    /// How often the limit was hit.
-    pub failcnt: u64,
-}
-
-/// Number of tasks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PidsStats {
-    /// Now.
-    pub current: u64,
-    /// The limit; 0 where there is none.
-    pub limit: u64,
-}
-
-/// Bytes moved by one kind of operation on one device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlkioEntry {
-    /// Major number.
-    pub major: u64,
-    /// Minor number.
-    pub minor: u64,
-    /// `read`, `write`, …, in lower case.
-    pub op: String,
-    /// Bytes.
-    pub value: u64,
+    Ok(layout()?.mode)
 }
 
 /// One container's control group in every hierarchy of the host.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
-    _mode: Mode,
+    layout: &'static Layout,
+    /// Relative to each hierarchy's root, without leading slash.
+    path: PathBuf,
+}
+
+/// How a process gets into a group: descriptors opened beforehand, so that it needs no path and no right of its own.
+#[derive(Debug, Default)]
+pub struct Entrance {
+    /// `tasks` of each v1 hierarchy, to write `0` into.
+    pub tasks: Vec<OwnedFd>,
+    /// Directory of the v2 group, to be born in.
+    pub v2: Option<OwnedFd>,
+}
+
+impl Entrance {
+    /// The directory for [`Birth::cgroup`](crate::process::Birth::cgroup).
+    pub fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.v2.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Moves the calling thread, which must be its process's only one, into the v1 groups.
+    pub fn enter(&self) -> std::io::Result<()> {
+        enter(self.tasks.iter())
+    }
+}
+
+/// Moves the calling thread into the groups whose `tasks` files are open as `tasks`.
+pub fn enter(tasks: impl IntoIterator<Item = impl AsFd>) -> std::io::Result<()> {
+    for tasks in tasks {
+        rustix::io::write(tasks, b"0")?;
+    }
+    Ok(())
 }
 
 impl Cgroup {
     /// Names the group by `linux.cgroupsPath` of its spec, such as `/wharf/<id>`. Touches nothing.
-    pub fn open(_cgroups_path: &str) -> Result<Cgroup> {
-        todo!()
+    ///
+    /// systemd's form `slice:prefix:name` becomes `slice/prefix-name.scope`.
+    pub fn open(cgroups_path: &str) -> Result<Cgroup> {
+        let invalid =
+            |reason: &str| Error::Invalid { what: "path", reason: format!("{cgroups_path:?} {reason}") };
+        let path = match cgroups_path.split(':').collect::<Vec<_>>()[..] {
+            [slice, prefix, name] => {
+                let slice = if slice.is_empty() { "system.slice" } else { slice };
+                let scope = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}-{name}") };
+                format!("{slice}/{scope}.scope")
+            }
+            _ => cgroups_path.trim_matches('/').to_owned(),
+        };
+        if path.is_empty() {
+            return Err(invalid("is the root"));
+        }
+        if path.len() > 1024 || path.contains(['\0', '\n']) {
+            return Err(invalid("is too long or has control characters"));
+        }
+        if path.split('/').any(|part| part == ".." || part == "." || part.is_empty()) {
+            return Err(invalid("has an empty, `.` or `..` component"));
+        }
+        Ok(Cgroup { layout: layout()?, path: path.into() })
     }
-    /// Whether the group is there.
+
+    /// Whether the group is there in any hierarchy.
     pub fn exists(&self) -> bool {
-        todo!()
+        self.v2().is_some_and(|dir| dir.is_dir()) || self.v1_dirs().any(|dir| dir.is_dir())
     }
+
+    /// Makes the group's v2 part, which a process can be born in; cheap, and nothing on a pure v1 host.
+    /// [`create`](Self::create) makes the rest.
+    pub fn create_birthplace(&self) -> Result<Option<OwnedFd>> {
+        match (&self.layout.v2, self.v2()) {
+            (Some(root), Some(dir)) => v2::create(root, &dir, self.layout.mode == Mode::V2).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Makes the group in every hierarchy and applies the limits.
-    pub fn create(&self, _resources: &Resources) -> Result<()> {
-        todo!()
+    pub fn create(&self, resources: &Resources) -> Result<()> {
+        self.create_birthplace()?;
+        self.create_rest(resources).map(drop)
     }
+
+    /// Makes the group in the v1 hierarchies and applies the limits; gives the `tasks` files.
+    pub fn create_rest(&self, resources: &Resources) -> Result<Vec<OwnedFd>> {
+        let mut tasks = Vec::with_capacity(self.layout.v1.len());
+        for hierarchy in &self.layout.v1 {
+            let dir = v1::create(hierarchy, &self.path)?;
+            v1::apply(hierarchy, &dir, resources, false)?;
+            tasks.push(file::open_for_writing(&dir.join("tasks"))?);
+        }
+        self.apply_beyond_v1(resources)?;
+        Ok(tasks)
+    }
+
     /// Changes limits of a group that is there.
-    pub fn update(&self, _resources: &Resources) -> Result<()> {
-        todo!()
+    pub fn update(&self, resources: &Resources) -> Result<()> {
+        for hierarchy in &self.layout.v1 {
+            v1::apply(hierarchy, &hierarchy.root.join(&self.path), resources, true)?;
+        }
+        self.apply_beyond_v1(resources)
     }
+
+    fn apply_beyond_v1(&self, resources: &Resources) -> Result<()> {
+        match (self.layout.mode, self.v2()) {
+            (Mode::V2, Some(dir)) => v2::apply(&dir, resources),
+            (_, dir) => {
+                v1::require_controllers(self.layout, resources)?;
+                match dir {
+                    // Without a v1 devices controller the v2 hierarchy's device programs work all the same.
+                    Some(dir) if !resources.devices.is_empty() && self.v1_dir("devices").is_none() => {
+                        device_filter::attach(&dir, &resources.devices)
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Opens what a process needs to get in.
+    pub fn entrance(&self) -> Result<Entrance> {
+        let tasks =
+            self.v1_dirs().map(|dir| file::open_for_writing(&dir.join("tasks"))).collect::<Result<_>>()?;
+        let v2 = self.v2().map(|dir| file::open_dir(&dir)).transpose()?;
+        Ok(Entrance { tasks, v2 })
+    }
+
+    /// The group's directories with the names of their hierarchies, as a container's `/sys/fs/cgroup` shows them.
+    /// On a v2 host there is one, with an empty name.
+    pub fn directories(&self) -> Vec<(String, PathBuf)> {
+        let name = |root: &Path| root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let v1 = self.layout.v1.iter().map(|h| (name(&h.root), h.root.join(&self.path)));
+        let v2 = self.layout.v2.iter().map(|root| {
+            let name = if self.layout.mode == Mode::V2 { String::new() } else { name(root) };
+            (name, root.join(&self.path))
+        });
+        v1.chain(v2).collect()
+    }
+
     /// Kills every process in the group.
     pub fn kill_all(&self) -> Result<()> {
-        todo!()
+        if let Some(dir) = self.v2() {
+            match file::write(&dir.join("cgroup.kill"), "1") {
+                Ok(()) => return Ok(()),
+                Err(error) if !error.is_missing() => return Err(error),
+                Err(_) if self.layout.mode == Mode::V2 => return Ok(()), // no such group: nothing to kill
+                Err(_) => {}
+            }
+        }
+        // Frozen processes cannot fork away from under the list.
+        let frozen = self.freeze().is_ok();
+        let pids = self.pids();
+        for pid in pids.iter().flatten() {
+            // One that ended in between is what we want.
+            let _ = crate::process::kill(*pid, libc::SIGKILL);
+        }
+        if frozen {
+            self.thaw()?;
+        }
+        pids.map(drop)
     }
+
     /// Stops every process and returns when all have stopped.
     pub fn freeze(&self) -> Result<()> {
-        todo!()
+        match self.v2() {
+            Some(dir) => v2::set_frozen(&dir, true),
+            None => v1::set_frozen(&self.required_v1("freezer", "freeze")?, true),
+        }
     }
+
     /// Lets the processes run again.
     pub fn thaw(&self) -> Result<()> {
-        todo!()
+        match self.v2() {
+            Some(dir) => v2::set_frozen(&dir, false),
+            None => v1::set_frozen(&self.required_v1("freezer", "thaw")?, false),
+        }
     }
+
     /// Whether the group is frozen.
     pub fn frozen(&self) -> Result<bool> {
-        todo!()
+        match self.v2() {
+            Some(dir) => Ok(v2::event(&dir, "frozen")? == 1),
+            None => v1::frozen(&self.required_v1("freezer", "state")?),
+        }
     }
+
     /// Processes in the group and below, as the caller's pid namespace numbers them.
     pub fn pids(&self) -> Result<Vec<i32>> {
-        todo!()
+        let dir = match self.v2() {
+            Some(dir) => dir,
+            None => self.v1_dirs().next().ok_or(Error::NotMounted)?,
+        };
+        let mut pids = Vec::new();
+        file::walk(&dir, &mut |dir| {
+            let text = file::read(&dir.join("cgroup.procs"))?;
+            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            Ok(())
+        })?;
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
     }
+
     /// Whether no process is left in the group and below.
     pub fn is_empty(&self) -> Result<bool> {
-        todo!()
+        match self.v2() {
+            Some(dir) => match v2::event(&dir, "populated") {
+                Err(error) if error.is_missing() => Ok(true),
+                populated => Ok(populated? == 0),
+            },
+            None => match self.pids() {
+                Err(error) if error.is_missing() => Ok(true),
+                pids => Ok(pids?.is_empty()),
+            },
+        }
     }
+
+    /// Waits until the group is empty, for at most `limit`; whether it is.
+    pub fn wait_empty(&self, limit: Duration) -> Result<bool> {
+        let deadline = Instant::now() + limit;
+        match self.v2() {
+            Some(dir) => match v2::wait_event(&dir, "populated", 0, deadline) {
+                Err(error) if error.is_missing() => Ok(true),
+                other => other,
+            },
+            // v1 tells nobody when a group becomes empty.
+            None => loop {
+                if self.is_empty()? {
+                    return Ok(true);
+                }
+                if Instant::now() >= deadline {
+                    return Ok(false);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            },
+        }
+    }
+
     /// What the group has used.
     pub fn stats(&self) -> Result<Stats> {
-        todo!()
+        match (self.layout.mode, self.v2()) {
+            (Mode::V2, Some(dir)) => v2::stats(&dir),
+            _ => v1::stats(&|controller| self.v1_dir(controller)),
+        }
     }
+
     /// How many processes of the group the kernel has killed for want of memory.
     pub fn oom_kills(&self) -> Result<u64> {
-        todo!()
+        match (self.layout.mode, self.v2()) {
+            (Mode::V2, Some(dir)) => {
+                Ok(file::read_keyed(&dir.join("memory.events"))?.get("oom_kill").copied().unwrap_or(0))
+            }
+            _ => match self.v1_dir("memory") {
+                Some(dir) => Ok(file::read_keyed(&dir.join("memory.oom_control"))?
+                    .get("oom_kill")
+                    .copied()
+                    .unwrap_or(0)),
+                None => Ok(0),
+            },
+        }
     }
-    /// A descriptor that polls readable (`POLLPRI`) when a process was killed for want of memory, where the host has one.
-    pub fn oom_event(&self) -> Result<Option<OwnedFd>> {
-        todo!()
-    }
-    /// Removes the group and every group below it. Fine if there is none.
+
+    /// Removes the group and every group below it, in every hierarchy. Fine if there is none.
+    ///
+    /// A process that was killed and is about to leave is waited for a short while.
     pub fn delete(&self) -> Result<()> {
-        todo!()
+        let mut first_error = None;
+        for dir in self.v1_dirs().chain(self.v2()) {
+            if let Err(error) = self.delete_dir(&dir) {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    fn delete_dir(&self, dir: &Path) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        for attempt in 0.. {
+            match file::remove_tree(dir) {
+                Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
+                    if attempt > 0 || !self.wait_empty(PATIENCE)? {
+                        return Err(Error::Busy { path: dir.to_owned() });
+                    }
+                }
+                other => return other,
+            }
+        }
+        Ok(())
+    }
+
+    fn v2(&self) -> Option<PathBuf> {
+        self.layout.v2.as_ref().map(|root| root.join(&self.path))
+    }
+
+    fn v1_dirs(&self) -> impl Iterator<Item = PathBuf> {
+        self.layout.v1.iter().map(|h| h.root.join(&self.path))
+    }
+
+    fn v1_dir(&self, controller: &str) -> Option<PathBuf> {
+        let hierarchy = self.layout.v1.iter().find(|h| h.controllers.iter().any(|c| c == controller))?;
+        Some(hierarchy.root.join(&self.path))
+    }
+
+    fn required_v1(&self, controller: &'static str, setting: &'static str) -> Result<PathBuf> {
+        self.v1_dir(controller).ok_or(Error::NoController { controller, setting })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_below_the_hierarchy() {
+        for bad in ["", "/", "..", "/a/../b", "a/./b", "a//b", "/a/..", "a\nb"] {
+            assert!(matches!(Cgroup::open(bad), Err(Error::Invalid { .. })), "{bad:?}");
+        }
+        let systemd = Cgroup::open("wharf.slice:docker:abc").unwrap();
+        assert_eq!(systemd.path, Path::new("wharf.slice/docker-abc.scope"));
+        assert_eq!(Cgroup::open("/wharf/abc").unwrap().path, Path::new("wharf/abc"));
+    }
+
+    #[test]
+    fn a_group_lives_and_dies() {
+        let name = format!("/wharf-test-{}/one", std::process::id());
+        let group = Cgroup::open(&name).unwrap();
+        let limits = Resources {
+            memory: Some(64 << 20),
+            pids: Some(32),
+            cpu_quota: Some(50_000),
+            cpu_period: Some(100_000),
+            ..Resources::default()
+        };
+        group.create(&limits).unwrap();
+        assert!(group.exists() && group.is_empty().unwrap() && group.pids().unwrap().is_empty());
+        let stats = group.stats().unwrap();
+        assert_eq!((stats.memory.limit, stats.pids.limit), (64 << 20, 32));
+        group.freeze().unwrap();
+        assert!(group.frozen().unwrap());
+        group.thaw().unwrap();
+        assert!(!group.frozen().unwrap());
+        group.update(&Resources { memory: Some(128 << 20), ..Resources::default() }).unwrap();
+        assert_eq!(group.stats().unwrap().memory.limit, 128 << 20);
+        assert_eq!(group.oom_kills().unwrap(), 0);
+        group.kill_all().unwrap();
+        group.delete().unwrap();
+        assert!(!group.exists());
+        group.delete().unwrap();
+        Cgroup::open(&format!("/wharf-test-{}", std::process::id())).unwrap().delete().unwrap();
     }
 }

@@ -1,0 +1,131 @@
+//! Reading and writing the small files of cgroup file systems.
+
+use super::{Error, Result};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+impl Error {
+    pub(super) fn io(operation: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self::Io { operation, path: path.to_owned(), source: source.into() }
+    }
+
+    /// Whether this error number is the reason.
+    pub(super) fn is(&self, errno: i32) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Refused { source, .. } => source.raw_os_error() == Some(errno),
+            _ => false,
+        }
+    }
+
+    /// Whether the file or the whole group is not there.
+    pub(super) fn is_missing(&self) -> bool {
+        self.is(libc::ENOENT) || self.is(libc::ENODEV)
+    }
+}
+
+pub(super) fn open_for_writing(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io("open", path, e))
+}
+
+pub(super) fn open_dir(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io("open", path, e))
+}
+
+/// Writes a value in one `write`, as these files want it.
+pub(super) fn write(path: &Path, value: &str) -> Result<()> {
+    let file = open_for_writing(path)?;
+    match rustix::io::retry_on_intr(|| rustix::io::write(&file, value.as_bytes())) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Error::Refused { path: path.to_owned(), value: value.to_owned(), source: e.into() }),
+    }
+}
+
+/// Like [`write`]; a file that is not there, because the kernel lacks the feature, is left alone.
+pub(super) fn write_if_there(path: &Path, value: &str) -> Result<()> {
+    match write(path, value) {
+        Err(error) if error.is_missing() => Ok(()),
+        other => other,
+    }
+}
+
+pub(super) fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// The one number in a file; `max` is `u64::MAX`.
+pub(super) fn read_number(path: &Path) -> Result<u64> {
+    Ok(parse_number(&read(path)?))
+}
+
+pub(super) fn parse_number(text: &str) -> u64 {
+    let text = text.trim();
+    if text == "max" { u64::MAX } else { text.parse().unwrap_or(0) }
+}
+
+/// The numbers of a file of `key number` lines.
+pub(super) fn read_keyed(path: &Path) -> Result<BTreeMap<String, u64>> {
+    let text = read(path)?;
+    let pair = |line: &str| line.split_once(' ').map(|(key, value)| (key.to_owned(), parse_number(value)));
+    Ok(text.lines().filter_map(pair).collect())
+}
+
+/// Calls `visit` for a group and every group below it, parents first.
+pub(super) fn walk(dir: &Path, visit: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
+    visit(dir)?;
+    for entry in std::fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
+        let entry = entry.map_err(|e| Error::io("list", dir, e))?;
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            match walk(&entry.path(), visit) {
+                // A group may go away while we look.
+                Err(error) if error.is_missing() => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a group and those above it; whether it was not there before.
+pub(super) fn make_dirs(root: &Path, path: &Path, made: &mut dyn FnMut(&Path) -> Result<()>) -> Result<bool> {
+    let dir = root.join(path);
+    match rustix::fs::mkdir(&dir, Mode::from_raw_mode(0o755)) {
+        Ok(()) => made(&dir).map(|()| true),
+        Err(rustix::io::Errno::EXIST) => Ok(false),
+        Err(rustix::io::Errno::NOENT) => match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => {
+                make_dirs(root, parent, made)?;
+                make_dirs(root, path, made)
+            }
+            _ => Err(Error::io("mkdir", &dir, rustix::io::Errno::NOENT)),
+        },
+        Err(e) => Err(Error::io("mkdir", &dir, e)),
+    }
+}
+
+/// Removes a group and every group below it.
+pub(super) fn remove_tree(dir: &Path) -> Result<()> {
+    match rustix::fs::unlinkat(rustix::fs::CWD, dir, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(rustix::io::Errno::BUSY) => {}
+        Err(e) => return Err(Error::io("rmdir", dir, e)),
+    }
+    // Busy: either groups are below it, or processes are in it; the second attempt tells.
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|e| Error::io("list", dir, e))?,
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match rustix::fs::unlinkat(rustix::fs::CWD, dir, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(Error::io("rmdir", dir, e)),
+    }
+}
