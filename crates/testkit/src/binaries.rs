@@ -1,16 +1,26 @@
 //! Finding the programs under test.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-/// A binary of this workspace: beside the running test in the target directory, or in `WHARF_TEST_BIN_DIR`.
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Uses the optimised binaries (`cargo build --release`) from now on, in demonstrations and benchmarks.
+///
+/// # Panics
+/// When a binary was asked for before.
+pub fn use_release_binaries() {
+    let dir = profile_dir().with_file_name("release");
+    assert!(CHOSEN.set(dir).is_ok(), "the kind of binaries is chosen first");
+}
+
+/// A binary of this workspace: in `WHARF_TEST_BIN_DIR`, else beside the running test in the target directory.
 ///
 /// # Panics
 /// When it has not been built; the message says how.
 pub fn binary(name: &str) -> PathBuf {
-    let dir = match std::env::var_os("WHARF_TEST_BIN_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => profile_dir(),
-    };
+    let dir =
+        CHOSEN.get_or_init(|| std::env::var_os("WHARF_TEST_BIN_DIR").map_or_else(profile_dir, PathBuf::from));
     let path = dir.join(name);
     assert!(path.is_file(), "{} is not built; run `cargo build --workspace` first", path.display());
     path

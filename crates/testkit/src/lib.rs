@@ -11,6 +11,11 @@
 //!
 //! Tests of this kind need root and the workspace's binaries (`cargo build --workspace`); both are checked, with a message.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "skipped tests, seeds and the logs of failed engines are shown to the developer"
+)]
+
 mod api;
 mod binaries;
 mod cli;
@@ -24,7 +29,7 @@ pub mod transcript;
 mod wait;
 
 pub use api::{Api, Response};
-pub use binaries::{binary, docker_cli, workspace_root};
+pub use binaries::{binary, docker_cli, use_release_binaries, workspace_root};
 pub use cli::{Cli, Output};
 pub use engine::{Engine, EngineBuilder};
 pub use reference::Reference;

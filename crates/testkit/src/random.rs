@@ -42,6 +42,6 @@ impl Random {
 
     /// True once in `n` calls on average.
     pub fn one_in(&mut self, n: u64) -> bool {
-        self.next() % n == 0
+        self.next().is_multiple_of(n)
     }
 }
