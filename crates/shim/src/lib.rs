@@ -3,5 +3,6 @@
 //! Other processes link this crate for [`protocol`] (types and codec, no I/O), [`spool`] (the container's output on
 //! disk) and, if they are synchronous, [`client`].
 
+pub mod client;
 pub mod protocol;
 pub mod spool;

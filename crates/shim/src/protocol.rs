@@ -413,3 +413,99 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
         source,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requests() -> Vec<Request> {
+        vec![
+            Request::Hello { version: VERSION },
+            Request::Start,
+            Request::Hold,
+            Request::Signal { exec: Some("e".into()), signal: 15 },
+            Request::KillAll,
+            Request::Exec {
+                id: "e".into(),
+                terminal: true,
+                rows: 24,
+                cols: 80,
+                detach: false,
+                user: Some("root:0".into()),
+                groups: vec!["audio".into()],
+                default_home: true,
+                seccomp_default: true,
+            },
+            Request::Resize { exec: None, rows: 1, cols: 2 },
+            Request::OpenStdin { once: true },
+            Request::CloseStdin,
+            Request::Subscribe { acknowledge: true },
+            Request::Unsubscribe,
+            Request::Ack { position: Position { segment: 1, offset: u64::MAX } },
+            Request::Shutdown,
+        ]
+    }
+
+    #[test]
+    fn every_request_survives_the_journey() {
+        for (seq, body) in requests().into_iter().enumerate() {
+            let envelope = Envelope { seq: seq as u64, body };
+            assert_eq!(decode_request(&encode(&envelope).unwrap()).unwrap(), envelope);
+        }
+    }
+
+    #[test]
+    fn messages_look_the_same_to_every_version() {
+        let status = ExitStatus { code: 137, signal: Some(9), oom_killed: true, finished_at_ns: 5 };
+        let end = Position { segment: 2, offset: 3 };
+        let seen = encode(&Message::Event(Event::Exited { status, end })).unwrap();
+        assert_eq!(
+            String::from_utf8(seen).unwrap(),
+            r#"{"event":{"exited":{"status":{"code":137,"signal":9,"oom_killed":true,"finished_at_ns":5},"end":{"segment":2,"offset":3}}}}"#
+        );
+        let unknown_field = br#"{"seq":7,"body":{"open_stdin":{"once":true,"later":1}},"more":[]}"#;
+        assert_eq!(decode_request(unknown_field).unwrap().body, Request::OpenStdin { once: true });
+        let start = encode(&Envelope { seq: 1, body: Request::Start }).unwrap();
+        assert_eq!(String::from_utf8(start).unwrap(), r#"{"seq":1,"body":"start"}"#);
+    }
+
+    #[test]
+    fn what_is_not_understood_keeps_its_number() {
+        let unknown = br#"{"seq":7,"body":{"fly":{}}}"#;
+        assert!(matches!(decode_request(unknown), Err(CodecError::Malformed { seq: Some(7), .. })));
+        assert!(matches!(decode_request(b"hello"), Err(CodecError::Malformed { seq: None, .. })));
+        let long = vec![b' '; MAX_MESSAGE + 1];
+        assert!(matches!(decode_request(&long), Err(CodecError::TooLong { .. })));
+        let long = Request::Signal { exec: Some("x".repeat(MAX_MESSAGE)), signal: 1 };
+        assert!(matches!(encode(&Envelope { seq: 1, body: long }), Err(CodecError::TooLong { .. })));
+    }
+
+    /// Mutations of real messages, and nests as deep as a message can hold.
+    #[test]
+    fn any_bytes_are_decoded_or_refused() {
+        let mut state = 0x1234_5678_9abc_def1_u64;
+        let mut random = |limit: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % limit as u64) as usize
+        };
+        let seeds: Vec<Vec<u8>> =
+            requests().into_iter().map(|body| encode(&Envelope { seq: 3, body }).unwrap()).collect();
+        for _ in 0..20_000 {
+            let mut bytes = seeds[random(seeds.len())].clone();
+            for _ in 0..=random(5) {
+                let at = random(bytes.len());
+                match random(3) {
+                    0 => bytes[at] = random(256) as u8,
+                    1 => bytes.insert(at, b"{}[]\",:0-"[random(9)]),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let _either = decode_request(&bytes);
+            let _either = decode_message(&bytes);
+        }
+        assert!(decode_request(&[b'['; MAX_MESSAGE]).is_err());
+        assert!(decode_request(br#"{"seq":1e999,"body":"start"}"#).is_err());
+    }
+}

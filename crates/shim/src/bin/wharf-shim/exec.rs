@@ -1,0 +1,203 @@
+//! Processes that joined the container on request.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use oci_spec::runtime::{Process, Spec};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use wharf_linux::process::{signal, wait};
+use wharf_runtime::{ExecChild, ExecRequest, Running, Seccomp, Stdio};
+use wharf_shim::protocol::{ExitStatus, FailureKind, MAX_PROCESS, Reply};
+
+use crate::container;
+use crate::failure::Failure;
+use crate::poller::{Interest, Poller, Token};
+
+/// What [`wharf_shim::protocol::Request::Exec`] asks for.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) id: String,
+    pub(crate) terminal: bool,
+    pub(crate) rows: u16,
+    pub(crate) cols: u16,
+    pub(crate) detach: bool,
+    pub(crate) user: Option<String>,
+    pub(crate) groups: Vec<String>,
+    pub(crate) default_home: bool,
+    pub(crate) seccomp_default: bool,
+}
+
+#[derive(Debug)]
+struct Exec {
+    number: u32,
+    id: String,
+    child: ExecChild,
+    /// The connection that asked; when it goes, so does our hold on the terminal, whose program then gets its SIGHUP.
+    asker: u32,
+    /// Nobody reads the terminal, so the shim does.
+    detached: bool,
+}
+
+/// All that run.
+#[derive(Debug, Default)]
+pub(crate) struct Execs {
+    running: Vec<Exec>,
+    next: u32,
+}
+
+impl Execs {
+    /// Nothing runs.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Starts one.
+    pub(crate) fn start(
+        &mut self,
+        poller: &Poller,
+        init: &Running,
+        spec: &Spec,
+        wish: Wish,
+        fds: Vec<OwnedFd>,
+        asker: u32,
+    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+        if self.running.iter().any(|exec| exec.id == wish.id) {
+            return Err(Failure::invalid(format!("an exec with the id {} is running", wish.id)));
+        }
+        let mut fds = fds.into_iter();
+        let Some(document) = fds.next() else {
+            return Err(Failure::invalid("the process document is missing"));
+        };
+        let mut process = read_process(&document)?;
+        let own = spec.process().as_ref().and_then(Process::oom_score_adj);
+        process.set_oom_score_adj(process.oom_score_adj().or(own).or(Some(0)));
+        let stdio = match (wish.terminal, fds.next(), fds.next(), fds.next(), fds.next()) {
+            (true, None, ..) => Stdio::Terminal { rows: wish.rows, cols: wish.cols },
+            (false, None, ..) => Stdio::Fds(container::null_stdio()?),
+            (false, Some(stdin), Some(stdout), Some(stderr), None) => Stdio::Fds([stdin, stdout, stderr]),
+            _ => return Err(Failure::invalid("an exec needs no descriptors, or three")),
+        };
+        let child = wharf_runtime::exec(ExecRequest {
+            init_pid: init.pid,
+            init_pidfd: init.pidfd.as_fd(),
+            spec,
+            process: &process,
+            stdio,
+            seccomp: if wish.seccomp_default { Seccomp::DockerDefault } else { Seccomp::FromSpec },
+            user: wish.user.as_deref(),
+            groups: &wish.groups,
+            default_home: wish.default_home,
+            preserve_fds: 0,
+        })?;
+        let pid = child.pid;
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        match watch(poller, &child, number, wish.detach) {
+            Ok(given) => {
+                self.running.push(Exec { number, id: wish.id, child, asker, detached: wish.detach });
+                Ok((Reply::ExecStarted { pid }, given))
+            }
+            Err(failure) => {
+                // Nobody would reap it.
+                let _ended = signal(child.pidfd.as_fd(), 9).and_then(|()| wait(child.pidfd.as_fd()));
+                Err(failure)
+            }
+        }
+    }
+
+    /// Reaps the one with this number: its id and how it ended.
+    pub(crate) fn reap(
+        &mut self,
+        poller: &Poller,
+        number: u32,
+    ) -> Result<Option<(String, ExitStatus)>, Failure> {
+        let Some(index) = self.running.iter().position(|exec| exec.number == number) else {
+            return Ok(None);
+        };
+        let Some(status) = container::reap(&self.running[index].child.pidfd)? else {
+            return Ok(None);
+        };
+        let exec = self.running.swap_remove(index);
+        poller.remove(&exec.child.pidfd);
+        if let (Some(console), true) = (&exec.child.console, exec.detached) {
+            poller.remove(console);
+        }
+        Ok(Some((exec.id, status)))
+    }
+
+    /// Throws away what a detached exec's terminal has.
+    pub(crate) fn discard(&mut self, number: u32) {
+        let exec = self.running.iter().find(|exec| exec.number == number);
+        let Some(console) = exec.and_then(|exec| exec.child.console.as_ref()) else { return };
+        let mut buffer = Vec::with_capacity(4096);
+        loop {
+            match rustix::io::read(console, spare_capacity(&mut buffer)) {
+                Ok(0) => return,
+                Ok(_) | Err(Errno::INTR) => buffer.clear(),
+                // Empty, or closed by its program.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// A connection has gone.
+    pub(crate) fn forget_asker(&mut self, place: u32) {
+        for exec in self.running.iter_mut().filter(|exec| exec.asker == place && !exec.detached) {
+            exec.child.console = None;
+        }
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, id: &str, number: i32) -> Result<(), Failure> {
+        container::sent(signal(self.find(id)?.child.pidfd.as_fd(), number))
+    }
+
+    /// Sets a terminal's size.
+    pub(crate) fn resize(&self, id: &str, rows: u16, cols: u16) -> Result<(), Failure> {
+        match &self.find(id)?.child.console {
+            Some(console) => container::resize(console.as_fd(), rows, cols),
+            None => Err(Failure::invalid(format!("the exec {id} has no terminal here"))),
+        }
+    }
+
+    fn find(&self, id: &str) -> Result<&Exec, Failure> {
+        let found = self.running.iter().find(|exec| exec.id == id);
+        found.ok_or_else(|| Failure::new(FailureKind::NoSuchExec, format!("no exec {id} is running")))
+    }
+}
+
+/// Waits for the child's end, and for its terminal's output if nobody else will; gives what goes to the asker.
+fn watch(poller: &Poller, child: &ExecChild, number: u32, detach: bool) -> Result<Vec<OwnedFd>, Failure> {
+    poller.add(&child.pidfd, Token::Exec(number), Interest::Read)?;
+    let Some(console) = &child.console else {
+        return Ok(Vec::new());
+    };
+    container::unblock(console)?;
+    if detach {
+        poller.add(console, Token::Discard(number), Interest::ReadEdge)?;
+        return Ok(Vec::new());
+    }
+    Ok(vec![console.try_clone().map_err(Failure::on("share the terminal"))?])
+}
+
+/// The OCI process document in a memfd. Its size is looked at first; whatever is read is bounded by it.
+fn read_process(document: &OwnedFd) -> Result<Process, Failure> {
+    let refused = Failure::on("read the process document");
+    let size = rustix::fs::fstat(document).map_err(&refused)?.st_size;
+    let size = u64::try_from(size).ok().filter(|size| *size <= MAX_PROCESS);
+    let Some(size) = size else {
+        return Err(Failure::invalid(format!("the process document is longer than {MAX_PROCESS} bytes")));
+    };
+    let mut bytes = vec![0; size as usize];
+    let mut read = 0;
+    while read < bytes.len() {
+        match rustix::io::pread(document, &mut bytes[read..], read as u64) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(refused(error)),
+        }
+    }
+    serde_json::from_slice(&bytes[..read])
+        .map_err(|error| Failure::invalid(format!("the process document is malformed: {error}")))
+}

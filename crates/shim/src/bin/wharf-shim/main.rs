@@ -1,0 +1,104 @@
+//! `wharf-shim`: looks after one container.
+//!
+//! `wharf-shim run shim.json` is started by the engine with a control socket as descriptor 0 and stderr to a log file;
+//! `wharf-shim status RUN_DIR` asks a running one how its container is.
+#![expect(clippy::print_stderr, reason = "stderr is the shim's log")]
+#![expect(clippy::print_stdout, reason = "--version and status answer on stdout")]
+
+mod connections;
+mod container;
+mod exec;
+mod failure;
+mod monitor;
+mod output;
+mod poller;
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::fcntl_dupfd_cloexec;
+use wharf_linux::{daemon, process};
+use wharf_shim::client::Client;
+use wharf_shim::protocol::{Event, Message, Request, VERSION, encode};
+
+use failure::Failure;
+
+const USAGE: &str = "usage: wharf-shim run CONFIG | status RUN_DIR | --version";
+/// Signals that are sent to whole sessions and at shutdown: the container decides when the shim ends.
+const DISARMED: [i32; 8] = [1, 2, 3, 10, 12, 14, 15, 20];
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    match args.iter().map(|arg| arg.as_os_str()).collect::<Vec<&OsStr>>()[..] {
+        [verb, config] if verb == "run" => run(Path::new(config)),
+        [verb, run_dir] if verb == "status" => status(Path::new(run_dir)),
+        [flag] if flag == "--version" => {
+            println!("wharf-shim {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(config: &Path) -> ExitCode {
+    let control = match settle() {
+        Ok(control) => control,
+        Err(error) => {
+            eprintln!("wharf-shim: {}", error.message);
+            return ExitCode::FAILURE;
+        }
+    };
+    match monitor::Monitor::create(config, &control).and_then(|monitor| monitor.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("wharf-shim: {}", failure.message);
+            let event = Event::Failed { kind: failure.kind, message: failure.message };
+            if let Ok(bytes) = encode(&Message::Event(event)) {
+                // An engine that has gone will find a container that was never made.
+                let _gone = wharf_linux::seqpacket::send(control.as_fd(), &bytes, &[]);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Makes this process one that a container can neither see into nor take down by accident; gives the control socket.
+fn settle() -> Result<OwnedFd, Failure> {
+    process::set_undumpable().map_err(Failure::on("become undumpable"))?;
+    process::close_on_exec_from(3).map_err(Failure::on("seal inherited descriptors"))?;
+    daemon::disarm(&DISARMED).map_err(Failure::on("disarm signals"))?;
+    // Fails for the leader of a process group, which a shim started by hand may be.
+    let _leader = rustix::process::setsid();
+    let control =
+        fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(Failure::on("keep the control socket"))?;
+    rustix::fs::openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(rustix::stdio::dup2_stdin)
+        .map_err(Failure::on("open /dev/null"))?;
+    Ok(control)
+}
+
+fn status(run_dir: &Path) -> ExitCode {
+    let answer = Client::connect(run_dir)
+        .and_then(|mut client| client.ask(Request::Hello { version: VERSION }, &[], Duration::from_secs(5)));
+    match answer.map(|(reply, _)| serde_json::to_string(&reply)) {
+        Ok(Ok(text)) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Err(error)) => {
+            eprintln!("wharf-shim: {error}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("wharf-shim: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

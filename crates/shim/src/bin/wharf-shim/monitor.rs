@@ -1,0 +1,501 @@
+//! The shim's life: one loop over everything that can happen to a container.
+//!
+//! # States
+//! ```text
+//! Created ──Start──▶ Running ──init ends──▶ Draining ──output complete──▶ Leaving ──▶ (process ends)
+//!    └── Start fails, Shutdown, or descriptor 0 closes: everything is undone ──▶ Leaving
+//! ```
+//! # What a crash leaves
+//! A shim that is killed takes the init with it (the init asked the kernel for that) and leaves its socket, its
+//! process id file and the cgroup, but no `exit.json`: the engine sees the connection end and cleans up.
+//! `exit.json` appears whole, after the last byte of output is in the spool and before anybody is told.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use wharf_linux::cgroup::Cgroup;
+use wharf_linux::process::signal;
+use wharf_linux::{daemon, hostfs, seqpacket};
+use wharf_runtime::{Running, Starting};
+use wharf_shim::protocol::{
+    EXIT_FILE, Event, ExitRecord, ExitStatus, PID_FILE, Reply, Request, SOCKET_FILE, ShimConfig, ShimState,
+    VERSION,
+};
+use wharf_shim::spool::{Limits, Stream, Writer};
+
+use crate::connections::{Connections, Incoming};
+use crate::container;
+use crate::exec::{Execs, Wish};
+use crate::failure::Failure;
+use crate::output::{Output, now_ns};
+use crate::poller::{Interest, Poller, Ready, Token};
+
+/// How long output that some survivor might still write is waited for.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long an engine may take to read the last messages.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How often the cgroup is looked at while output is waited for.
+const LOOK: Duration = Duration::from_millis(5);
+/// Requests of one connection answered before anything else is looked at.
+const BURST: usize = 16;
+
+type Answer = Result<(Reply, Vec<OwnedFd>), Failure>;
+
+enum Phase {
+    Created {
+        starting: Starting,
+        ready: bool,
+    },
+    /// The init could not get ready; `Start` will say why.
+    Failed(Failure),
+    Running(Running),
+    Draining {
+        init: Running,
+        status: ExitStatus,
+        deadline: Instant,
+    },
+    Leaving {
+        status: Option<ExitStatus>,
+        deadline: Instant,
+    },
+}
+
+/// A container and all that is known of it.
+pub(crate) struct Monitor {
+    config: ShimConfig,
+    limits: Limits,
+    poller: Poller,
+    listener: Option<OwnedFd>,
+    connections: Connections,
+    /// The place of the first connection, until `Start`.
+    owner: Option<u32>,
+    output: Output,
+    stdin: Option<OwnedFd>,
+    /// The connection whose end is the end of the container's input.
+    stdin_owner: Option<u32>,
+    execs: Execs,
+    phase: Phase,
+    /// Sockets that keep the container's ports.
+    held: Vec<OwnedFd>,
+    pid: i32,
+    started_at_ns: i64,
+}
+
+impl Monitor {
+    /// Makes everything up to an init that waits for `Start`. What a failure leaves is undone.
+    pub(crate) fn create(config: &Path, control: &OwnedFd) -> Result<Self, Failure> {
+        let config = container::load_config(config)?;
+        let limits = Limits { segment_bytes: config.log_segment_bytes, segments: config.log_segments };
+        // The init first: it prepares itself while the rest is made.
+        let (starting, ends) = container::create(&config)?;
+        let pid = starting.pid();
+        let announce = Event::Created { pid };
+        let poller = Poller::new()?;
+        let mut connections = Connections::default();
+        let control = control.try_clone().map_err(Failure::on("keep the control socket"))?;
+        let owner = connections.add(&poller, control)?;
+        let pidfd = starting.pidfd().try_clone_to_owned().map_err(Failure::on("share the init's pidfd"))?;
+        connections.tell(owner, announce, vec![pidfd]);
+        connections.flush(&poller, Default::default());
+
+        let writer =
+            Writer::open(&config.log_dir, limits).map_err(|error| Failure::invalid(error.to_string()))?;
+        let mut output = Output::new(writer, limits.capacity());
+        for (end, stream) in [(ends.stdout, Stream::Stdout), (ends.stderr, Stream::Stderr)] {
+            if let Some(fd) = end {
+                output.add(&poller, fd, stream, false)?;
+            }
+        }
+        let listener =
+            seqpacket::listen(&config.run_dir.join(SOCKET_FILE)).map_err(Failure::on("make the socket"))?;
+        poller.add(&listener, Token::Listener, Interest::Read)?;
+        let own = format!("{}\n", std::process::id());
+        hostfs::write(&config.run_dir.join(PID_FILE), own.as_bytes()).map_err(Failure::on("start"))?;
+        daemon::release_heap();
+        Ok(Self {
+            config,
+            limits,
+            poller,
+            listener: Some(listener),
+            connections,
+            owner: Some(owner),
+            output,
+            stdin: ends.stdin,
+            stdin_owner: None,
+            execs: Execs::default(),
+            phase: Phase::Created { starting, ready: false },
+            held: Vec::new(),
+            pid,
+            started_at_ns: 0,
+        })
+    }
+
+    /// Looks after the container until nothing is left of it.
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        loop {
+            if let Phase::Leaving { deadline, .. } = self.phase
+                && (self.connections.is_flushed() || Instant::now() >= deadline)
+            {
+                return Ok(());
+            }
+            let timeout = self.timeout();
+            for ready in self.poller.wait(timeout)? {
+                self.dispatch(ready);
+            }
+            let ending = !matches!(self.phase, Phase::Created { .. } | Phase::Running(_));
+            if ending || !self.is_paused() {
+                self.output.pump(&self.poller, ending);
+            }
+            self.finish_draining();
+            self.flush();
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.connections.is_behind(&self.limits, self.output.end())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Draining { .. } if self.output.is_ready() => Some(Duration::ZERO),
+            Phase::Draining { .. } => Some(LOOK),
+            Phase::Leaving { deadline, .. } => Some(deadline.saturating_duration_since(Instant::now())),
+            _ if self.output.is_ready() && !self.is_paused() => Some(Duration::ZERO),
+            _ => None,
+        }
+    }
+
+    fn dispatch(&mut self, ready: Ready) {
+        match ready.token {
+            Token::Listener => self.accept(),
+            Token::Init => self.init_ended(),
+            Token::Output(stream) => self.output.wake(stream),
+            Token::Connection(place) if ready.readable => self.serve(place),
+            // Room in its queue: the flush that follows every batch uses it.
+            Token::Connection(_) => {}
+            Token::Exec(number) => self.exec_ended(number),
+            Token::Discard(number) => self.execs.discard(number),
+        }
+    }
+
+    /// Lets engines in: root, or whoever runs this shim.
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        // Errors here are those of a peer that has given up.
+        while let Ok((socket, peer)) = seqpacket::accept(listener.as_fd()) {
+            if peer.uid != 0 && peer.uid != rustix::process::getuid().as_raw() {
+                eprintln!("wharf-shim: refused a connection from uid {}", peer.uid);
+            } else if let Err(failure) = self.connections.add(&self.poller, socket) {
+                eprintln!("wharf-shim: refused a connection: {}", failure.message);
+            }
+        }
+    }
+
+    /// Answers what a connection asks.
+    fn serve(&mut self, place: u32) {
+        for _ in 0..BURST {
+            match self.connections.receive(place) {
+                Incoming::Request(envelope, fds) => {
+                    let (reply, fds) = self
+                        .answer(place, envelope.body, fds)
+                        .unwrap_or_else(|failure| (failure.reply(), Vec::new()));
+                    self.connections.reply(place, envelope.seq, reply, fds);
+                    // Usually it goes at once, and the next request can be read.
+                    self.flush();
+                }
+                Incoming::Bad(seq, failure) => {
+                    self.connections.reply(place, seq, failure.reply(), Vec::new());
+                    self.flush();
+                }
+                Incoming::Nothing => return,
+                Incoming::End => return self.hang_up(place),
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for place in self.connections.flush(&self.poller, self.output.end()) {
+            self.hang_up(place);
+        }
+    }
+
+    fn hang_up(&mut self, place: u32) {
+        self.connections.remove(&self.poller, place);
+        self.execs.forget_asker(place);
+        if self.stdin_owner == Some(place) {
+            self.stdin_owner = None;
+            self.stdin = None;
+        }
+        if self.owner == Some(place) {
+            // Whoever wanted this container has gone before it began.
+            self.owner = None;
+            self.leave(None);
+        }
+    }
+
+    fn answer(&mut self, place: u32, request: Request, fds: Vec<OwnedFd>) -> Answer {
+        match request {
+            Request::Hello { .. } => return Ok((self.hello(), Vec::new())),
+            Request::Start => return self.start(fds),
+            Request::Hold => self.held.extend(fds),
+            Request::Signal { exec: Some(id), signal } => self.execs.signal(&id, signal)?,
+            Request::Signal { exec: None, signal: number } => {
+                container::sent(signal(self.init()?, number))?;
+            }
+            Request::KillAll => kill_all(self.cgroup()?)?,
+            Request::Exec {
+                id,
+                terminal,
+                rows,
+                cols,
+                detach,
+                user,
+                groups,
+                default_home,
+                seccomp_default,
+            } => {
+                let wish =
+                    Wish { id, terminal, rows, cols, detach, user, groups, default_home, seccomp_default };
+                return self.exec(place, wish, fds);
+            }
+            Request::Resize { exec: Some(id), rows, cols } => self.execs.resize(&id, rows, cols)?,
+            Request::Resize { exec: None, rows, cols } => {
+                self.get_ready()?;
+                let terminal = self.output.terminal();
+                let terminal = terminal.ok_or_else(|| Failure::invalid("the container has no terminal"))?;
+                container::resize(terminal, rows, cols)?;
+            }
+            Request::OpenStdin { once } => return self.open_stdin(place, once),
+            Request::CloseStdin => self.stdin = None,
+            Request::Subscribe { acknowledge } => {
+                self.connections.subscribe(place, acknowledge, self.output.end());
+            }
+            Request::Unsubscribe => self.connections.unsubscribe(place),
+            Request::Ack { position } => self.connections.acknowledge(place, position),
+            Request::Shutdown => match self.phase {
+                Phase::Running(_) | Phase::Draining { .. } => {
+                    return Err(Failure::invalid("the container is running"));
+                }
+                _ => self.leave(None),
+            },
+        }
+        Ok((Reply::Ok, Vec::new()))
+    }
+
+    fn hello(&self) -> Reply {
+        let state = match &self.phase {
+            Phase::Created { .. } | Phase::Failed(_) | Phase::Leaving { status: None, .. } => {
+                ShimState::Created
+            }
+            Phase::Running(_) | Phase::Draining { .. } => ShimState::Running,
+            Phase::Leaving { status: Some(status), .. } => ShimState::Exited(*status),
+        };
+        Reply::Hello {
+            version: VERSION,
+            id: self.config.id.clone(),
+            pid: self.pid,
+            state,
+            started_at_ns: self.started_at_ns,
+            end: self.output.end(),
+        }
+    }
+
+    /// Waits for the init to have prepared itself, after which its terminal is known.
+    fn get_ready(&mut self) -> Result<(), Failure> {
+        let Phase::Created { starting, ready: false } = &mut self.phase else {
+            return Ok(());
+        };
+        let prepared = starting.wait_ready().map_err(Failure::from).map(|()| starting.take_console());
+        let taken = prepared.and_then(|console| match console {
+            None => Ok(()),
+            Some(console) => {
+                container::unblock(&console)?;
+                self.output.add(&self.poller, console, Stream::Stdout, true)
+            }
+        });
+        match (&mut self.phase, taken) {
+            (Phase::Created { ready, .. }, Ok(())) => *ready = true,
+            (_, Ok(())) => {}
+            (_, Err(failure)) => {
+                self.phase = Phase::Failed(failure.clone());
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, fds: Vec<OwnedFd>) -> Answer {
+        self.get_ready().or_else(|failure| self.give_up(failure))?;
+        let leaving = Phase::Leaving { status: None, deadline: Instant::now() + FAREWELL };
+        let starting = match std::mem::replace(&mut self.phase, leaving) {
+            Phase::Created { starting, .. } => starting,
+            Phase::Failed(failure) => return self.give_up(failure),
+            other => {
+                self.phase = other;
+                return Err(Failure::not_running("the container has been started before"));
+            }
+        };
+        let watched = starting.start().map_err(Failure::from).and_then(|running| {
+            self.poller.add(&running.pidfd, Token::Init, Interest::Read)?;
+            Ok(running)
+        });
+        match watched {
+            Ok(running) => self.phase = Phase::Running(running),
+            Err(failure) => return self.give_up(failure),
+        }
+        self.held.extend(fds);
+        self.owner = None;
+        self.started_at_ns = now_ns();
+        daemon::release_heap();
+        Ok((Reply::Started { at_ns: self.started_at_ns }, Vec::new()))
+    }
+
+    /// The container will never start.
+    fn give_up<T>(&mut self, failure: Failure) -> Result<T, Failure> {
+        self.leave(None);
+        Err(failure)
+    }
+
+    fn exec(&mut self, place: u32, wish: Wish, fds: Vec<OwnedFd>) -> Answer {
+        let Phase::Running(init) = &self.phase else {
+            return Err(Failure::not_running("the container is not running"));
+        };
+        let spec = container::load_spec(&self.config)?;
+        let answer = self.execs.start(&self.poller, init, &spec, wish, fds, place);
+        drop(spec);
+        daemon::release_heap();
+        answer
+    }
+
+    fn open_stdin(&mut self, place: u32, once: bool) -> Answer {
+        self.get_ready()?;
+        let input = self.stdin.as_ref().map(AsFd::as_fd).or_else(|| self.output.terminal());
+        let input = input.ok_or_else(|| Failure::invalid("the container's standard input is not open"))?;
+        let copy = input.try_clone_to_owned().map_err(Failure::on("share the standard input"))?;
+        if once {
+            self.stdin_owner = Some(place);
+        }
+        Ok((Reply::Ok, vec![copy]))
+    }
+
+    fn init(&self) -> Result<BorrowedFd<'_>, Failure> {
+        match &self.phase {
+            Phase::Created { starting, .. } => Ok(starting.pidfd()),
+            Phase::Running(init) => Ok(init.pidfd.as_fd()),
+            _ => Err(Failure::not_running("the container is not running")),
+        }
+    }
+
+    fn cgroup(&self) -> Result<&Cgroup, Failure> {
+        match &self.phase {
+            Phase::Created { starting, .. } => Ok(starting.cgroup()),
+            Phase::Running(init) | Phase::Draining { init, .. } => Ok(&init.cgroup),
+            _ => Err(Failure::not_running("the container is not running")),
+        }
+    }
+
+    fn init_ended(&mut self) {
+        let Phase::Running(init) = &self.phase else { return };
+        let mut status = match container::reap(&init.pidfd) {
+            Ok(Some(status)) => status,
+            Ok(None) => return,
+            Err(failure) => {
+                // It has ended, but nobody can say how any more.
+                eprintln!("wharf-shim: {}", failure.message);
+                ExitStatus { code: 255, signal: None, oom_killed: false, finished_at_ns: now_ns() }
+            }
+        };
+        self.poller.remove(&init.pidfd);
+        status.oom_killed = init.cgroup.oom_kills().is_ok_and(|kills| kills > 0);
+        // In a pid namespace of its own all of the container is dead now; in the host's, this is what ends the rest.
+        if let Err(failure) = kill_all(&init.cgroup) {
+            eprintln!("wharf-shim: cannot kill what is left of the container: {}", failure.message);
+        }
+        self.output.wake_all();
+        let leaving = Phase::Leaving { status: None, deadline: Instant::now() };
+        if let Phase::Running(init) = std::mem::replace(&mut self.phase, leaving) {
+            self.phase = Phase::Draining { init, status, deadline: Instant::now() + DRAIN };
+        }
+    }
+
+    fn exec_ended(&mut self, number: u32) {
+        match self.execs.reap(&self.poller, number) {
+            Ok(Some((id, status))) => self.connections.tell_all(&Event::ExecExited { id, status }),
+            Ok(None) => {}
+            Err(failure) => eprintln!("wharf-shim: {}", failure.message),
+        }
+    }
+
+    /// Once the output is complete (or was waited for long enough), records and tells the end.
+    fn finish_draining(&mut self) {
+        let Phase::Draining { init, status, deadline } = &self.phase else { return };
+        let complete = self.execs.is_empty()
+            && (self.output.is_finished()
+                || (!self.output.is_ready() && init.cgroup.is_empty().unwrap_or(true)));
+        if !complete && Instant::now() < *deadline {
+            return;
+        }
+        let status = *status;
+        self.output.close(&self.poller);
+        let end = self.output.end();
+        let record = ExitRecord {
+            version: VERSION,
+            id: self.config.id.clone(),
+            pid: self.pid,
+            started_at_ns: self.started_at_ns,
+            status,
+            end,
+        };
+        // From here on an engine that comes finds the record, and the ports are free for the next start.
+        self.listener = None;
+        self.held.clear();
+        self.stdin = None;
+        if let Err(failure) = write_record(&self.config.run_dir, &record) {
+            eprintln!("wharf-shim: {}", failure.message);
+        }
+        self.connections.tell_all(&Event::Exited { status, end });
+        self.flush();
+        self.leave(Some(status));
+    }
+
+    /// Removes all that was made, and stays only until everybody has read the last messages.
+    fn leave(&mut self, status: Option<ExitStatus>) {
+        let leaving = Phase::Leaving { status, deadline: Instant::now() + FAREWELL };
+        match std::mem::replace(&mut self.phase, leaving) {
+            // Kills the init and removes its cgroup.
+            Phase::Created { starting, .. } => drop(starting),
+            Phase::Running(init) | Phase::Draining { init, .. } => {
+                if let Err(error) = init.cgroup.delete() {
+                    eprintln!("wharf-shim: {error}");
+                }
+            }
+            Phase::Failed(_) | Phase::Leaving { .. } => {}
+        }
+        self.listener = None;
+        self.held.clear();
+        self.output.close(&self.poller);
+        for name in [SOCKET_FILE, PID_FILE] {
+            if let Err(error) = hostfs::remove_file(&self.config.run_dir.join(name)) {
+                eprintln!("wharf-shim: {error}");
+            }
+        }
+    }
+}
+
+/// A paused process cannot die.
+fn kill_all(cgroup: &Cgroup) -> Result<(), Failure> {
+    cgroup.kill_all()?;
+    Ok(cgroup.thaw()?)
+}
+
+/// The run directory is on a tmpfs as a rule and means nothing after a reboot, so whole is enough and durable is not
+/// needed.
+fn write_record(run_dir: &Path, record: &ExitRecord) -> Result<(), Failure> {
+    let bytes = serde_json::to_vec(record).map_err(Failure::on("encode the exit record"))?;
+    let path = run_dir.join(EXIT_FILE);
+    let temporary = path.with_extension("tmp");
+    hostfs::write(&temporary, &bytes)
+        .and_then(|()| hostfs::rename(&temporary, &path))
+        .map_err(Failure::on("record the exit"))
+}
