@@ -7,6 +7,8 @@
 //! `WHARF_TEST_KILLS=200` is the long run; `WHARF_TEST_SEED` repeats one. The same workers run against the real Docker
 //! (without kills) when the reference is switched on: that proves the harness.
 
+#![expect(clippy::print_stdout, reason = "a run says its seed and how much it did")]
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -5,6 +5,8 @@
 //! - `WHARF_TEST_REFERENCE=1`: the real Docker must still give the recorded output;
 //! - `WHARF_TEST_REFERENCE=1 WHARF_TEST_RECORD=1`: the output is recorded anew, to be read in the diff.
 
+#![expect(clippy::print_stdout, reason = "what was skipped is said")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

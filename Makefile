@@ -1,0 +1,72 @@
+# The commands of this project. A thin layer over cargo and `cargo xtask`; see CONTRIBUTING.md.
+.DEFAULT_GOAL := help
+.PHONY: help demo test fast reference kill bench deny leftovers
+
+# program:package pairs. What is missing is installed with apt-get, after saying so in one line.
+NEEDS_BUILD := cc:build-essential
+NEEDS_RUN   := busybox:busybox-static
+NEEDS_TEST  := bash:bash jq:jq
+
+define need
+	@missing=$$(for pair in $(1); do command -v $${pair%%:*} >/dev/null 2>&1 || echo $${pair##*:}; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing with apt-get:" $$missing; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	@[ "$$(id -u)" = 0 ] || { echo "starting real containers needs root: run this as root"; exit 1; }
+endef
+
+# cargo-nextest runs tests in parallel processes; plain cargo test does without it.
+ifneq ($(shell command -v cargo-nextest),)
+  RUN_TESTS = cargo nextest run --workspace --no-fail-fast
+else
+  RUN_TESTS = cargo test --workspace --no-fail-fast
+endif
+
+help:
+	@echo "make demo       real containers on a scratch engine: build, run, serve, kill the engine, clean up"
+	@echo "make test       everything a change must pass: format, layers, lints, unit and black-box tests, leftovers"
+	@echo "make fast       the same without the black-box tests"
+	@echo "make reference  prove the recorded sessions and the harness on the real Docker (../shared/peers)"
+	@echo "make kill       200 kill -9 of the engine among 20 busy containers"
+	@echo "make bench      budgets P1 to P5 side by side with the peers; ONLY=P2 for one, writes docs/benchmarks.md"
+	@echo "make deny       licences and advisories of the dependencies (needs cargo-deny)"
+
+demo:
+	$(call need,$(NEEDS_BUILD) $(NEEDS_RUN))
+	cargo build --release --bins --workspace --exclude xtask
+	@cargo xtask demo
+
+test:
+	$(call need,$(NEEDS_BUILD) $(NEEDS_RUN) $(NEEDS_TEST))
+	cargo fmt --all --check
+	cargo xtask layers
+	cargo xtask tail
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo build --workspace
+	$(RUN_TESTS)
+	cargo xtask leftovers
+
+fast:
+	cargo fmt --all --check
+	cargo xtask layers
+	cargo xtask tail
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace --lib --bins
+
+reference:
+	WHARF_TEST_REFERENCE=1 cargo test -p wharf-testkit --test parity --test kill -- --nocapture real_docker
+
+kill:
+	cargo build --workspace
+	WHARF_TEST_KILLS=200 cargo test -p wharf-testkit --test kill -- --nocapture killing
+
+bench:
+	cargo build --release --bins --workspace --exclude xtask
+	cargo xtask bench $(ONLY) --write
+
+deny:
+	cargo deny check
+
+leftovers:
+	cargo xtask leftovers

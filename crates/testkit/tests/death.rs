@@ -1,0 +1,182 @@
+//! What is true after something died: the engine, a shim, the whole machine.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+
+use rustix::process::{Pid, Signal, kill_process};
+use wharf_testkit::{Cli, Engine, EngineBuilder, PATIENCE, image, wait_until};
+
+/// Waits to be told, then prints a last line and ends with 9. Told by a file, so that no engine is needed for it.
+const WAITS: &str = "echo ready; while [ ! -e /told/now ]; do usleep 10000; done; echo farewell; exit 9";
+
+fn state(cli: &Cli, name: &str, field: &str) -> String {
+    cli.ok(&["inspect", "-f", &format!("{{{{.State.{field}}}}}"), name])
+}
+
+fn fetch(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+#[test]
+fn an_exit_while_the_engine_is_dead_is_reported_as_it_was() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    let told = engine.dir().join("told");
+    std::fs::create_dir(&told).expect("a fresh directory");
+    wharf.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "c",
+        "-v",
+        &format!("{}:/told", told.display()),
+        "box",
+        "sh",
+        "-c",
+        WAITS,
+    ]);
+    let pid = state(&wharf, "c", "Pid");
+    engine.kill();
+    std::fs::write(told.join("now"), "").expect("writable");
+    wait_until("the container to end", PATIENCE, || !alive(&pid));
+    engine.start();
+    assert_eq!(state(&wharf, "c", "Status"), "exited");
+    assert_eq!(state(&wharf, "c", "ExitCode"), "9");
+    assert_eq!(wharf.ok(&["wait", "c"]), "9");
+    assert_eq!(wharf.ok(&["logs", "c"]), "ready\nfarewell");
+    wharf.ok(&["rm", "c"]);
+}
+
+#[test]
+fn an_automatic_removal_that_was_due_while_the_engine_was_dead_is_made_up_for() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    let told = engine.dir().join("told");
+    std::fs::create_dir(&told).expect("a fresh directory");
+    let bind = format!("{}:/told", told.display());
+    wharf.ok(&["run", "-d", "--rm", "--name", "c", "-v", &bind, "box", "sh", "-c", WAITS]);
+    let pid = state(&wharf, "c", "Pid");
+    engine.kill();
+    std::fs::write(told.join("now"), "").expect("writable");
+    wait_until("the container to end", PATIENCE, || !alive(&pid));
+    engine.start();
+    wait_until("the container to be removed", PATIENCE, || wharf.ok(&["ps", "-aq"]).is_empty());
+}
+
+#[test]
+fn a_clean_shutdown_leaves_containers_and_their_ports_alone() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    let port = engine.port(0);
+    let publish = format!("{port}:80");
+    wharf.ok(&["run", "-d", "--name", "web", "-p", &publish, "box", "httpd", "-f", "-h", "/www"]);
+    wait_until("the page", PATIENCE, || {
+        fetch(port).is_ok_and(|page| page.contains("hello from the container"))
+    });
+    let pid = state(&wharf, "web", "Pid");
+    assert!(engine.terminate().success(), "SIGTERM is a clean end");
+    assert!(alive(&pid), "the container went with the engine");
+    assert!(fetch(port).expect("the port answers without an engine").contains("hello from the container"));
+    engine.start();
+    assert_eq!(state(&wharf, "web", "Pid"), pid);
+    assert!(fetch(port).expect("the port answers").contains("hello from the container"));
+    wharf.ok(&["rm", "-f", "web"]);
+    assert!(fetch(port).is_err(), "the port is closed again");
+}
+
+#[test]
+fn without_live_restore_a_clean_shutdown_stops_containers() {
+    let engine = EngineBuilder::default().argument("--live-restore=false").start();
+    engine.load(&image::archive());
+    let wharf = engine.wharf();
+    wharf.ok(&["run", "-d", "--name", "c", "-t", "--stop-timeout", "1", "box", "sleep", "600"]);
+    let pid = state(&wharf, "c", "Pid");
+    assert!(engine.terminate().success());
+    wait_until("the container to be stopped", PATIENCE, || !alive(&pid));
+    engine.start();
+    assert_eq!(state(&wharf, "c", "Status"), "exited");
+    wharf.ok(&["rm", "c"]);
+}
+
+/// The process that watches over a container: its parent.
+fn parent(pid: &str) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
+    line.trim().parse().expect("a number")
+}
+
+#[test]
+fn the_death_of_a_shim_is_told_as_it_is() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    wharf.ok(&["run", "-d", "--name", "c", "box", "sleep", "600"]);
+    let pid = state(&wharf, "c", "Pid");
+    let shim = parent(&pid);
+    kill_process(Pid::from_raw(shim).expect("a process"), Signal::KILL).expect("root may");
+    wait_until("the loss to be reported", PATIENCE, || state(&wharf, "c", "Status") == "exited");
+    assert!(!alive(&pid), "it is reported as ended and still runs");
+    assert_ne!(state(&wharf, "c", "ExitCode"), "0", "nobody saw it succeed");
+    assert_eq!(wharf.ok(&["start", "c"]), "c");
+    assert_eq!(wharf.ok(&["exec", "c", "echo", "back"]), "back");
+    wharf.ok(&["rm", "-f", "c"]);
+}
+
+#[test]
+fn the_death_of_engine_and_shim_together_is_told_by_the_next_engine() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    wharf.ok(&["run", "-d", "--name", "c", "box", "sleep", "600"]);
+    let pid = state(&wharf, "c", "Pid");
+    let shim = parent(&pid);
+    engine.kill();
+    kill_process(Pid::from_raw(shim).expect("a process"), Signal::KILL).expect("root may");
+    engine.start();
+    wait_until("the loss to be reported", PATIENCE, || state(&wharf, "c", "Status") == "exited");
+    assert!(!alive(&pid), "it is reported as ended and still runs");
+    wharf.ok(&["rm", "c"]);
+}
+
+#[test]
+fn after_a_reboot_containers_are_stopped_and_can_be_started() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    let publish = format!("{}:80", engine.port(0));
+    wharf.ok(&["run", "-d", "--name", "once", "-p", &publish, "box", "sleep", "600"]);
+    wharf.ok(&["run", "-d", "--name", "always", "--restart", "always", "box", "sleep", "600"]);
+    let pids = ["once", "always"].map(|name| state(&wharf, name, "Pid"));
+    engine.kill();
+    // A reboot: every process gone at once, and /run empty.
+    for pid in &pids {
+        let shim = parent(pid);
+        for victim in [shim, pid.parse().expect("a number")] {
+            let _ = kill_process(Pid::from_raw(victim).expect("a process"), Signal::KILL);
+        }
+    }
+    wait_until("all processes to be gone", PATIENCE, || !pids.iter().any(|pid| alive(pid)));
+    remove_contents(&engine.exec_root());
+    engine.start();
+    assert_eq!(state(&wharf, "once", "Status"), "exited");
+    wait_until("the restart policy to act", PATIENCE, || state(&wharf, "always", "Status") == "running");
+    wharf.ok(&["start", "once"]);
+    assert_eq!(state(&wharf, "once", "Status"), "running");
+    wharf.ok(&["rm", "-f", "once", "always"]);
+}
+
+fn remove_contents(dir: &Path) {
+    for entry in std::fs::read_dir(dir).expect("the exec root exists").flatten() {
+        let path = entry.path();
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = if is_dir { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
