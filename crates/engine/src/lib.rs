@@ -1,1 +1,37 @@
 //! Containers, exec, volumes, events, stats: the domain behind the API. No HTTP types.
+//!
+//! [`Engine`] has one method per operation of the API. One operation, one file: `containers/start.rs` holds
+//! `Engine::start_container`, and so on.
+//!
+//! Layout on disk: see `containers/mod.rs` (per container) and `wharf_state` (names and settings).
+//!
+//! Locking: the table of containers is a short mutex that is never held across an await; each container has an async
+//! lock that its state changes hold, so a container that is stuck delays nobody else.
+//!
+//! Crash: the engine may be killed at any instant. Every running container is owned by its shim; `Engine::open` finds
+//! the shims again, learns from their exit files what ended meanwhile, and sweeps what was half made.
+
+mod blocking;
+mod config;
+mod containers;
+mod error;
+mod events;
+mod exec;
+mod files;
+mod images;
+mod link;
+mod networks;
+mod readiness;
+mod session;
+mod spec;
+mod system;
+mod view;
+mod volumes;
+
+pub use config::EngineConfig;
+pub use containers::Engine;
+pub use error::{Error, Result};
+pub use events::EventStream;
+pub use images::PullOutcome;
+pub use session::{Input, OutputStream, Session, Wrote};
+pub use view::*;

@@ -1,0 +1,374 @@
+//! `create`: wishes meet the image and this machine and become a record, a snapshot and directories.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use wharf_image::Image;
+use wharf_linux::hostfs;
+use wharf_model::network::{NetworkMode, Port};
+use wharf_model::spec::{Healthcheck, RestartName};
+use wharf_model::{ContainerId, ContainerSpec, signal, user_paths};
+
+use super::{Container, Phase, Record, names, random_id, record};
+use crate::blocking::blocking;
+use crate::{Engine, Error, Result, spec};
+
+impl Engine {
+    /// Makes a container; answers its id and warnings for a person.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for wishes that cannot be met, [`Error::NotFound`] or [`Error::Image`] for an unknown image,
+    /// [`Error::Conflict`] for a name in use. Nothing is left behind.
+    pub async fn create_container(
+        &self,
+        name: Option<&str>,
+        spec: ContainerSpec,
+    ) -> Result<(ContainerId, Vec<String>)> {
+        let (engine, name) = (self.clone(), name.map(str::to_owned));
+        let (container, warnings) = blocking(move || engine.create_blocking(name.as_deref(), spec)).await?;
+        self.emit(&container, "create", &[]);
+        Ok((container.id.clone(), warnings))
+    }
+
+    fn create_blocking(
+        &self,
+        name: Option<&str>,
+        spec: ContainerSpec,
+    ) -> Result<(Arc<Container>, Vec<String>)> {
+        let image = self.inner.images.resolve(&spec.image)?;
+        let spec = merge(spec, &image);
+        let warnings = self.check(&spec)?;
+        let id = ContainerId::from_bytes(random_id()?);
+        let name = self.take_name(name, &id)?;
+        let made = self.create_files(&id, &name, spec, &image);
+        match made {
+            Ok(container) => {
+                self.inner.containers.insert(container.clone());
+                Ok((container, warnings))
+            }
+            Err(error) => {
+                self.undo_create(&id);
+                self.inner.containers.release(&name);
+                Err(error)
+            }
+        }
+    }
+
+    fn take_name(&self, name: Option<&str>, id: &ContainerId) -> Result<String> {
+        if let Some(name) =
+            name.map(|name| name.strip_prefix('/').unwrap_or(name)).filter(|name| !name.is_empty())
+        {
+            if !user_paths::is_name(name) {
+                return Err(Error::Invalid(format!(
+                    "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+                )));
+            }
+            self.inner.containers.reserve(name, id)?;
+            return Ok(name.to_owned());
+        }
+        let mut attempt = 0;
+        loop {
+            let name = names::random(attempt)?;
+            match self.inner.containers.reserve(&name, id) {
+                Ok(()) => return Ok(name),
+                Err(_) if attempt < 64 => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn create_files(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        spec: ContainerSpec,
+        image: &Image,
+    ) -> Result<Arc<Container>> {
+        let mounts = spec::mounts::resolve(self, &spec)?;
+        hostfs::create_dir(&self.inner.config.containers_dir().join(id.as_str()), 0o710)?;
+        self.inner.images.create_snapshot(id.as_str(), &image.id)?;
+        let record = Record {
+            id: id.clone(),
+            name: name.to_owned(),
+            created: Timestamp::now(),
+            image: image.id,
+            spec,
+            mounts,
+            phase: Phase::Created,
+            pid: 0,
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            started_at: None,
+            finished_at: None,
+            restart_count: 0,
+            stopped_by_hand: false,
+            endpoint: None,
+        };
+        record::insert(&self.inner.db, &record)?;
+        Ok(Container::new(record))
+    }
+
+    fn undo_create(&self, id: &ContainerId) {
+        let snapshot = self.inner.images.remove_snapshot(id.as_str());
+        let files = hostfs::remove_dir_all(&self.inner.config.containers_dir().join(id.as_str()));
+        if let Err(error) = snapshot {
+            tracing::warn!(%id, %error, "cannot remove the snapshot of a container that was not made");
+        }
+        if let Err(error) = files {
+            tracing::warn!(%id, %error, "cannot remove the files of a container that was not made");
+        }
+    }
+
+    /// Checks the meaning of merged wishes.
+    fn check(&self, spec: &ContainerSpec) -> Result<Vec<String>> {
+        if spec.entrypoint.iter().flatten().chain(spec.cmd.iter().flatten()).next().is_none() {
+            return Err(Error::Invalid("no command specified".into()));
+        }
+        if !spec.working_dir.is_empty() && !spec.working_dir.starts_with('/') {
+            return Err(Error::Invalid(format!(
+                "the working directory '{}' is invalid, it needs to be an absolute path",
+                spec.working_dir
+            )));
+        }
+        if let Some(variable) =
+            spec.env.iter().find(|variable| variable.is_empty() || variable.starts_with('='))
+        {
+            return Err(Error::Invalid(format!("invalid environment variable: {variable}")));
+        }
+        if !spec.stop_signal.is_empty() && signal::parse(&spec.stop_signal).is_none() {
+            return Err(Error::Invalid(format!("invalid signal: {}", spec.stop_signal)));
+        }
+        let policy = &spec.host.restart_policy;
+        if spec.host.auto_remove && policy.name != RestartName::No {
+            return Err(Error::Invalid("can't create 'AutoRemove' container with restart policy".into()));
+        }
+        if policy.maximum_retry_count != 0 && policy.name != RestartName::OnFailure {
+            return Err(Error::Invalid(
+                "invalid restart policy: maximum retry count can only be used with 'on-failure'".into(),
+            ));
+        }
+        if policy.maximum_retry_count < 0 {
+            return Err(Error::Invalid(
+                "invalid restart policy: maximum retry count cannot be negative".into(),
+            ));
+        }
+        if !matches!(spec.host.log.driver.as_str(), "" | "local" | "json-file" | "none") {
+            return Err(Error::Invalid(format!(
+                "logger: no log driver named '{}' is registered",
+                spec.host.log.driver
+            )));
+        }
+        if !matches!(spec.host.runtime.as_str(), "" | "wharf" | "runc" | "io.containerd.runc.v2") {
+            return Err(Error::Invalid(format!("unknown or invalid runtime name: {}", spec.host.runtime)));
+        }
+        check_identity(spec)?;
+        self.check_namespaces(spec)?;
+        spec::security::check(&spec.host)?;
+        super::resources::check(&spec.host)
+    }
+
+    fn check_namespaces(&self, spec: &ContainerSpec) -> Result<()> {
+        match &spec.host.network_mode {
+            NetworkMode::Named(name) => return Err(Error::NoSuchNetwork(name.clone())),
+            NetworkMode::Container(name) => drop(self.find(name)?),
+            NetworkMode::Bridge { .. } => {}
+            NetworkMode::Host | NetworkMode::None => {
+                if spec.ipv4_address.is_some() {
+                    return Err(Error::Invalid(
+                        "user specified IP address is supported on user defined networks only".into(),
+                    ));
+                }
+            }
+        }
+        for (kind, mode) in [("IPC", &spec.host.ipc_mode), ("PID", &spec.host.pid_mode)] {
+            if let Some(name) = mode.strip_prefix("container:") {
+                self.find(name)?;
+            } else if !matches!(mode.as_str(), "" | "private" | "host" | "shareable" | "none") {
+                return Err(Error::Invalid(format!("invalid {kind} mode: {mode}")));
+            }
+        }
+        if !matches!(spec.host.uts_mode.as_str(), "" | "host" | "private") {
+            return Err(Error::Invalid(format!("invalid UTS mode: {}", spec.host.uts_mode)));
+        }
+        if !matches!(spec.host.cgroupns_mode.as_str(), "" | "host" | "private") {
+            return Err(Error::Invalid(format!("invalid CgroupNS mode: {}", spec.host.cgroupns_mode)));
+        }
+        if !matches!(spec.host.userns_mode.as_str(), "" | "host") {
+            return Err(Error::Invalid(format!("invalid user namespace mode: {}", spec.host.userns_mode)));
+        }
+        for bindings in spec.host.port_bindings.values() {
+            for binding in bindings {
+                super::start::host_address(&binding.ip)?;
+                binding
+                    .port
+                    .parse::<wharf_net::HostPort>()
+                    .map_err(|_| Error::Invalid(format!("invalid port specification: {:?}", binding.port)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names that end up in files the container reads must not carry line breaks or separators into them (RT-18).
+fn check_identity(spec: &ContainerSpec) -> Result<()> {
+    let host_name =
+        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    if spec.hostname.len() > 64 || !host_name(&spec.hostname) {
+        return Err(Error::Invalid(format!("invalid hostname: {:?}", spec.hostname)));
+    }
+    if spec.domainname.len() > 64 || !host_name(&spec.domainname) {
+        return Err(Error::Invalid(format!("invalid domain name: {:?}", spec.domainname)));
+    }
+    if !spec.hostname.is_empty() && spec.host.uts_mode == "host" {
+        return Err(Error::Invalid("conflicting options: hostname and the UTS mode".into()));
+    }
+    if spec.user.bytes().any(|b| b.is_ascii_control()) {
+        return Err(Error::Invalid(format!("invalid user: {:?}", spec.user)));
+    }
+    for host in &spec.host.extra_hosts {
+        let (name, address) = host.split_once([':', '=']).unwrap_or((host, ""));
+        let known =
+            address == "host-gateway" || address.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+        if name.is_empty() || !host_name(name) || !known {
+            return Err(Error::Invalid(format!("bad format for add-host: {host:?}")));
+        }
+    }
+    for server in &spec.host.dns {
+        if server.parse::<std::net::IpAddr>().is_err() {
+            return Err(Error::Invalid(format!("{server} is not an ip address")));
+        }
+    }
+    let lines = spec.host.dns_search.iter().chain(&spec.host.dns_options);
+    if let Some(bad) = lines.into_iter().find(|text| text.bytes().any(|b| b.is_ascii_control() || b == b' '))
+    {
+        return Err(Error::Invalid(format!("invalid DNS search domain or option: {bad:?}")));
+    }
+    Ok(())
+}
+
+/// Fills what the wishes leave open from the image's configuration, by Docker's rules.
+fn merge(mut spec: ContainerSpec, image: &Image) -> ContainerSpec {
+    let Some(config) = image.config.config() else { return normalise(spec) };
+    if spec.user.is_empty() {
+        spec.user = config.user().clone().unwrap_or_default();
+    }
+    if spec.working_dir.is_empty() {
+        spec.working_dir = config.working_dir().clone().unwrap_or_default();
+    }
+    if spec.stop_signal.is_empty() {
+        spec.stop_signal = config.stop_signal().clone().unwrap_or_default();
+    }
+    let key = |variable: &str| variable.split('=').next().unwrap_or(variable).to_owned();
+    for variable in config.env().iter().flatten() {
+        if !spec.env.iter().any(|have| key(have) == key(variable)) {
+            spec.env.push(variable.clone());
+        }
+    }
+    if spec.entrypoint.as_ref().is_none_or(Vec::is_empty) {
+        if spec.cmd.as_ref().is_none_or(Vec::is_empty) {
+            spec.cmd.clone_from(config.cmd());
+        }
+        if spec.entrypoint.is_none() {
+            spec.entrypoint.clone_from(config.entrypoint());
+        }
+    }
+    for (name, value) in config.labels().iter().flatten() {
+        spec.labels.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    spec.exposed_ports
+        .extend(config.exposed_ports().iter().flatten().filter_map(|port| port.parse::<Port>().ok()));
+    spec.volumes.extend(config.volumes().iter().flatten().cloned());
+    if spec.healthcheck.as_ref().is_none_or(|check| check.test.is_empty())
+        && let Some(inherited) = &image.docker.healthcheck
+    {
+        let own = spec.healthcheck.take().unwrap_or_default();
+        let or = |own: i64, inherited: i64| if own == 0 { inherited } else { own };
+        spec.healthcheck = Some(Healthcheck {
+            test: inherited.test.clone(),
+            interval: or(own.interval, inherited.interval),
+            timeout: or(own.timeout, inherited.timeout),
+            start_period: or(own.start_period, inherited.start_period),
+            start_interval: or(own.start_interval, inherited.start_interval),
+            retries: or(own.retries, inherited.retries),
+        });
+    }
+    normalise(spec)
+}
+
+fn normalise(mut spec: ContainerSpec) -> ContainerSpec {
+    // `--entrypoint ""` clears the image's.
+    if spec.entrypoint.as_deref().is_some_and(|entrypoint| entrypoint == [""]) {
+        spec.entrypoint = None;
+    }
+    // A published port is exposed, too.
+    spec.exposed_ports.extend(spec.host.port_bindings.keys().copied());
+    spec.host.sysctls.retain(|name, _| !name.is_empty());
+    if spec.host.shm_size == 0 {
+        spec.host.shm_size = 64 * 1024 * 1024;
+    }
+    if spec.host.log.driver.is_empty() {
+        spec.host.log.driver = "local".to_owned();
+    }
+    // Swap is as much again as memory, unless said otherwise.
+    if spec.host.memory > 0 && spec.host.memory_swap == 0 {
+        spec.host.memory_swap = spec.host.memory.saturating_mul(2);
+    }
+    spec
+}
+
+/// The value of a variable in `NAME=value` form; the last one wins.
+pub(crate) fn environment(spec: &ContainerSpec, hostname: &str) -> Vec<String> {
+    let mut order: Vec<String> = Vec::new();
+    let mut values: BTreeMap<String, String> = BTreeMap::new();
+    let mut set = |name: &str, value: String| {
+        if values.insert(name.to_owned(), value).is_none() {
+            order.push(name.to_owned());
+        }
+    };
+    set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    set("HOSTNAME", hostname.to_owned());
+    if spec.tty {
+        set("TERM", "xterm".into());
+    }
+    let mut removed = Vec::new();
+    for variable in &spec.env {
+        match variable.split_once('=') {
+            Some((name, value)) => set(name, value.to_owned()),
+            None => removed.push(variable.clone()),
+        }
+    }
+    order.retain(|name| !removed.contains(name));
+    order.iter().map(|name| format!("{name}={}", values[name])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_has_docker_s_order_and_overrides() {
+        let spec = ContainerSpec {
+            env: vec!["A=1".into(), "PATH=/bin".into(), "HOSTNAME".into()],
+            ..Default::default()
+        };
+        assert_eq!(environment(&spec, "box"), ["PATH=/bin", "A=1"]);
+    }
+
+    #[test]
+    fn names_that_would_break_files_are_refused() {
+        let hosts = |host: &str| ContainerSpec {
+            host: wharf_model::spec::HostSpec { extra_hosts: vec![host.to_owned()], ..Default::default() },
+            ..Default::default()
+        };
+        check_identity(&hosts("a:10.0.0.1")).unwrap();
+        check_identity(&hosts("a:host-gateway")).unwrap();
+        check_identity(&hosts("a:[::1]")).unwrap();
+        for bad in ["a", "a:b", ":1.2.3.4", "a b:1.2.3.4", "a\n:1.2.3.4", "a:1.2.3.4\n127.0.0.1 x"] {
+            assert!(check_identity(&hosts(bad)).is_err(), "{bad:?}");
+        }
+        let hostname = ContainerSpec { hostname: "a\nb".into(), ..Default::default() };
+        assert!(check_identity(&hostname).is_err());
+    }
+}

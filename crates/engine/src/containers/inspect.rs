@@ -1,0 +1,117 @@
+//! `inspect`, and the view of a container that lists show, too.
+
+use std::net::IpAddr;
+
+use wharf_model::network::Port;
+use wharf_model::spec::MountKind;
+
+use super::{Container, Phase};
+use crate::blocking::blocking;
+use crate::{ContainerView, Engine, MountView, PortView, Result, StateView, Status};
+
+impl Engine {
+    /// Everything about one container.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSuchContainer`].
+    pub async fn inspect_container(&self, name: &str, size: bool) -> Result<ContainerView> {
+        let container = self.find(name)?;
+        let mut view = self.view(&container);
+        if size {
+            view.size = Some(self.sizes(&container).await?);
+        }
+        Ok(view)
+    }
+
+    /// Bytes in the writable layer, and in all layers.
+    pub(crate) async fn sizes(&self, container: &Container) -> Result<(u64, u64)> {
+        let (images, id, image) =
+            (self.inner.images.clone(), container.id.clone(), container.record().image.to_string());
+        blocking(move || {
+            let own = images.snapshot_size(id.as_str())?;
+            // The image may have been removed by force.
+            let image = images.resolve(&image).map_or(0, |image| image.size);
+            Ok((own, own + image))
+        })
+        .await
+    }
+
+    /// A container as it is now, without sizes.
+    pub(crate) fn view(&self, container: &Container) -> ContainerView {
+        let record = container.record().clone();
+        let command = record.command();
+        let status = match record.phase {
+            Phase::Created => Status::Created,
+            Phase::Running => Status::Running,
+            Phase::Paused => Status::Paused,
+            Phase::Restarting => Status::Restarting,
+            Phase::Exited => Status::Exited,
+            Phase::Removing => Status::Removing,
+        };
+        let mounts =
+            record.mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs || mount.options.is_empty());
+        let shown = mounts.filter(|mount| !record.spec.host.tmpfs.contains_key(&mount.target));
+        let mounts = shown
+            .map(|mount| MountView {
+                kind: mount.kind,
+                name: mount.volume.clone(),
+                source: mount.source.clone(),
+                destination: mount.target.clone(),
+                driver: if mount.volume.is_empty() { String::new() } else { "local".to_owned() },
+                mode: mount.mode.clone(),
+                writable: !mount.read_only,
+                propagation: mount.propagation.clone(),
+            })
+            .collect();
+        let directory = self.inner.config.containers_dir().join(record.id.as_str());
+        let file = |name: &str| directory.join(name).display().to_string();
+        ContainerView {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            created: record.created,
+            path: command.first().cloned().unwrap_or_default(),
+            args: command.get(1..).unwrap_or_default().to_vec(),
+            state: StateView {
+                status,
+                pid: record.pid,
+                exit_code: record.exit_code,
+                oom_killed: record.oom_killed,
+                error: record.error.clone(),
+                started_at: record.started_at,
+                finished_at: record.finished_at,
+            },
+            image: record.image,
+            image_manifest: None,
+            mounts,
+            endpoints: self.endpoints(&record),
+            ports: ports(&record),
+            restart_count: record.restart_count,
+            execs: self.inner.execs.of_container(&record.id),
+            log_path: file("log"),
+            resolv_conf_path: file("resolv.conf"),
+            hostname_path: file("hostname"),
+            hosts_path: file("hosts"),
+            size: None,
+            spec: record.spec,
+        }
+    }
+}
+
+/// Published ports while it runs, then those that are only exposed.
+fn ports(record: &super::Record) -> Vec<PortView> {
+    let mut ports: Vec<PortView> = Vec::new();
+    for published in
+        record.endpoint.iter().filter(|_| record.is_running()).flat_map(|endpoint| &endpoint.ports)
+    {
+        ports.push(PortView {
+            port: Port { number: published.container_port, protocol: published.protocol },
+            host: Some((IpAddr::V4(published.host_ip), published.host_port)),
+        });
+    }
+    for port in &record.spec.exposed_ports {
+        if !ports.iter().any(|view| view.port == *port) {
+            ports.push(PortView { port: *port, host: None });
+        }
+    }
+    ports
+}

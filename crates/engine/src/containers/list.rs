@@ -1,0 +1,171 @@
+//! `ps`.
+
+use std::sync::Arc;
+
+use wharf_model::Filters;
+use wharf_model::network::Port;
+
+use super::Container;
+use crate::{ContainerView, Engine, Error, ListOptions, Result, Status};
+
+const KEYS: &[&str] = &[
+    "ancestor",
+    "before",
+    "expose",
+    "exited",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+];
+
+impl Engine {
+    /// Containers, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a filter that does not exist, [`Error::NoSuchContainer`] for one that names no container.
+    pub async fn list_containers(&self, options: ListOptions) -> Result<Vec<ContainerView>> {
+        let filters = &options.filters;
+        filters.check_keys(KEYS)?;
+        for status in filters.values("status") {
+            let known = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
+            if !known.contains(&status) {
+                return Err(Error::Invalid(format!("invalid filter 'status={status}'")));
+            }
+        }
+        let bound = |key: &str| -> Result<Option<jiff::Timestamp>> {
+            filters.values(key).next().map(|name| Ok(self.find(name)?.record().created)).transpose()
+        };
+        let (before, since) = (bound("before")?, bound("since")?);
+        let ancestors = self.ancestors(filters).await;
+        let everything = options.all
+            || options.limit.is_some()
+            || filters.contains("status")
+            || filters.contains("exited");
+        let mut chosen: Vec<(ContainerView, Arc<Container>)> = Vec::new();
+        for container in self.inner.containers.all() {
+            let view = self.view(&container);
+            let running = matches!(view.state.status, Status::Running | Status::Paused | Status::Restarting);
+            let shown = (running || everything)
+                && before.is_none_or(|before| view.created < before)
+                && since.is_none_or(|since| view.created > since)
+                && ancestors.as_ref().is_none_or(|ids| ids.contains(&view.image.to_string()))
+                && passes(&view, filters)?;
+            if shown {
+                chosen.push((view, container));
+            }
+        }
+        chosen.sort_by(|(a, _), (b, _)| b.created.cmp(&a.created).then_with(|| b.id.cmp(&a.id)));
+        chosen.truncate(options.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX));
+        let mut views = Vec::with_capacity(chosen.len());
+        for (mut view, container) in chosen {
+            if options.size {
+                view.size = Some(self.sizes(&container).await?);
+            }
+            views.push(view);
+        }
+        Ok(views)
+    }
+
+    /// Image ids that `ancestor` names; unknown names match nothing.
+    async fn ancestors(&self, filters: &Filters) -> Option<Vec<String>> {
+        if !filters.contains("ancestor") {
+            return None;
+        }
+        let mut ids = Vec::new();
+        for name in filters.values("ancestor") {
+            if let Ok(image) = self.inspect_image(name).await {
+                ids.push(image.image.id.to_string());
+            }
+        }
+        Some(ids)
+    }
+}
+
+fn passes(view: &ContainerView, filters: &Filters) -> Result<bool> {
+    let port_filter = |key: &str, test: &dyn Fn(&Port) -> bool| -> Result<bool> {
+        if !filters.contains(key) {
+            return Ok(true);
+        }
+        for wanted in filters.values(key) {
+            let (range, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let parse = |number: &str| {
+                format!("{number}/{protocol}")
+                    .parse::<Port>()
+                    .map_err(|error| Error::Invalid(error.to_string()))
+            };
+            let (first, last) = (parse(first)?, parse(last)?);
+            if (first.number..=last.number).any(|number| test(&Port { number, protocol: first.protocol })) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    for code in filters.values("exited") {
+        if code.parse::<i32>().is_err() {
+            return Err(Error::Invalid(format!("invalid filter 'exited={code}'")));
+        }
+    }
+    let published = |port: &Port| view.ports.iter().any(|view| view.port == *port && view.host.is_some());
+    let exposed = |port: &Port| view.ports.iter().any(|view| view.port == *port);
+    Ok(filters.matches_any("id", |id| view.id.as_str().starts_with(id))
+        && filters.matches_any("name", |name| name_matches(&view.name, name))
+        && filters.matches_any("status", |status| view.state.status.as_str() == status)
+        && filters.matches_any("exited", |code| {
+            view.state.finished_at.is_some() && code.parse() == Ok(view.state.exit_code)
+        })
+        && filters.matches_any("health", |health| health == "none")
+        && filters.matches_any("is-task", |value| value == "false")
+        && filters.matches_any("network", |name| {
+            view.endpoints
+                .iter()
+                .any(|endpoint| endpoint.network == name || endpoint.network_id.starts_with(name))
+        })
+        && filters.matches_any("volume", |name| {
+            view.mounts
+                .iter()
+                .any(|mount| mount.name == name || mount.source == name || mount.destination == name)
+        })
+        && filters.matches_all_labels("label", &view.spec.labels)
+        && port_filter("publish", &published)?
+        && port_filter("expose", &exposed)?)
+}
+
+/// Docker takes the value for a regular expression; people use it as a part of the name, or with `^` and `$`.
+fn name_matches(name: &str, pattern: &str) -> bool {
+    let (start, pattern) = match pattern.strip_prefix('^') {
+        Some(rest) => (true, rest),
+        None => (false, pattern),
+    };
+    let (end, pattern) = match pattern.strip_suffix('$') {
+        Some(rest) => (true, rest),
+        None => (false, pattern),
+    };
+    let slashed = format!("/{name}");
+    [name, slashed.as_str()].iter().any(|name| match (start, end) {
+        (true, true) => *name == pattern,
+        (true, false) => name.starts_with(pattern),
+        (false, true) => name.ends_with(pattern),
+        (false, false) => name.contains(pattern),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name_matches;
+
+    #[test]
+    fn names_match_as_scripts_use_them() {
+        assert!(name_matches("web-1", "web"));
+        assert!(name_matches("web-1", "^web-1$") && name_matches("web-1", "^/web-1$"));
+        assert!(!name_matches("web-10", "^web-1$") && !name_matches("my-web", "^web"));
+    }
+}

@@ -1,0 +1,282 @@
+//! The engine's containers: the table of live handles and what every operation needs.
+//!
+//! Layout per container:
+//! ```text
+//! <data-root>/containers/<id>/   config.json shim.json hosts hostname resolv.conf shim.log root/ log/
+//! <exec-root>/containers/<id>/   shim.sock shim.pid exit.json            (gone after a reboot)
+//! ```
+//! Invariants: a row exists from the moment `create` answers until `remove` has taken the files away; a handle exists
+//! for every row. A running container has exactly one shim.
+//!
+//! Locking: [`Table`] and each [`Container::record`] are short mutexes, never held across an await.
+//! [`Container::change`] is held by whoever changes a container's state, across awaits.
+//!
+//! Crash: `create` makes files, then the row; `remove` marks the row, removes the files, then the row.
+//! [`recover`](recover) finishes or undoes whatever was half made.
+
+mod attach;
+mod create;
+mod inspect;
+mod list;
+mod logs;
+mod names;
+mod prune;
+mod record;
+mod recover;
+mod remove;
+mod rename;
+mod resources;
+mod start;
+mod stats;
+mod stop;
+mod supervise;
+mod table;
+mod top;
+mod wait;
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use wharf_image::Images;
+use wharf_model::{ContainerId, Event};
+use wharf_net::{Network, NetworkConfig};
+use wharf_shim::spool::Position;
+use wharf_state::Database;
+
+pub(crate) use create::environment;
+pub(crate) use prune::until;
+pub(crate) use record::{MountRecord, Phase, Record};
+pub(crate) use table::Table;
+
+use crate::blocking::blocking;
+use crate::events::Bus;
+use crate::exec::Execs;
+use crate::link::Link;
+use crate::session::Followers;
+use crate::{EngineConfig, Error, Result};
+
+/// The engine: a handle that is cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: EngineConfig,
+    pub(crate) id: String,
+    /// When this engine was opened.
+    pub(crate) opened: Timestamp,
+    pub(crate) db: Database,
+    pub(crate) images: Images,
+    pub(crate) network: Network,
+    pub(crate) events: Bus,
+    pub(crate) containers: Table,
+    pub(crate) execs: Execs,
+    /// The shim's executable behind a read-only mount: no container can write to it through `/proc`.
+    pub(crate) shim: OwnedFd,
+    /// Set at shutdown: exits are left for the next engine, nothing is restarted.
+    pub(crate) closing: watch::Sender<bool>,
+}
+
+/// How far a container's run has come, for everyone who waits for something.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    /// Counts the starts since this engine opened it.
+    pub(crate) run: u64,
+    /// A run is going on.
+    pub(crate) running: bool,
+    /// End of the output so far; final once `running` is false.
+    pub(crate) output: Position,
+    /// Exit code and error of the last run that ended.
+    pub(crate) exit: Option<(i32, Option<String>)>,
+    /// Counts the exits since this engine opened it.
+    pub(crate) exits: u64,
+    /// A shim exists, or what the last run left is being cleaned up.
+    pub(crate) busy: bool,
+    /// The policy is going to start it again.
+    pub(crate) restarting: bool,
+    /// It is gone.
+    pub(crate) removed: bool,
+}
+
+/// The live handle of one container.
+pub(crate) struct Container {
+    pub(crate) id: ContainerId,
+    /// Held by whoever changes its state.
+    pub(crate) change: tokio::sync::Mutex<()>,
+    record: Mutex<Record>,
+    link: Mutex<Option<Arc<Link>>>,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) followers: Followers,
+}
+
+impl Container {
+    pub(crate) fn new(record: Record) -> Arc<Self> {
+        let exit = record.finished_at.map(|_| (record.exit_code, None));
+        Arc::new(Self {
+            id: record.id.clone(),
+            change: tokio::sync::Mutex::new(()),
+            progress: watch::Sender::new(Progress { exit, ..Progress::default() }),
+            record: Mutex::new(record),
+            link: Mutex::new(None),
+            followers: Followers::default(),
+        })
+    }
+
+    /// The record; never hold it across an await.
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection to its shim while it runs.
+    pub(crate) fn link(&self) -> Option<Arc<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_link(&self, link: Option<Arc<Link>>) {
+        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link;
+    }
+
+    /// The connection to its shim, or the reason why there is none.
+    pub(crate) fn running_link(&self) -> Result<Arc<Link>> {
+        self.link().filter(|_| self.record().is_running()).ok_or_else(|| self.not_running())
+    }
+
+    pub(crate) fn not_running(&self) -> Error {
+        Error::Conflict(format!("container {} is not running", self.id))
+    }
+}
+
+impl Engine {
+    /// Opens the data root, the image store and the network, and takes over whatever runs.
+    ///
+    /// # Errors
+    /// When a directory cannot be made, the state is damaged, or the shim's program is missing.
+    pub async fn open(config: EngineConfig) -> Result<Self> {
+        let engine = blocking(move || Self::open_files(config)).await?;
+        engine.recover().await?;
+        Ok(engine)
+    }
+
+    fn open_files(config: EngineConfig) -> Result<Self> {
+        use wharf_linux::hostfs;
+        // Nobody but root walks into layers and volumes; members of the group may reach what is world-readable.
+        hostfs::create_dir_all(&config.data_root, 0o710)?;
+        hostfs::create_dir_all(&config.exec_root, 0o711)?;
+        for directory in [config.containers_dir(), config.volumes_dir()] {
+            hostfs::create_dir_all(&directory, 0o710)?;
+        }
+        hostfs::create_dir_all(&config.run_dir(), 0o700)?;
+        let db = Database::open(&config.data_root.join("state.db"))?;
+        db.migrate("engine", record::STEPS)?;
+        let images = Images::open(&config.data_root, db.clone())?;
+        let subnet = match &config.subnet {
+            Some(text) => Some(text.parse().map_err(|_| {
+                Error::Invalid(format!(
+                    "invalid --bip {text:?}: expected ADDRESS/PREFIX such as 172.20.0.1/16"
+                ))
+            })?),
+            None => None,
+        };
+        let network = Network::open(NetworkConfig {
+            instance: config.instance(),
+            bridge: config.bridge.clone(),
+            subnet,
+            state: db.clone(),
+        })?;
+        let program = config.libexec.join("wharf-shim");
+        let shim = wharf_linux::process::protected_exe(&program).map_err(|error| {
+            Error::System(format!(
+                "cannot use {}: {error}; install wharf-shim next to wharfd",
+                program.display()
+            ))
+        })?;
+        let id = engine_id(&db)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                id,
+                opened: Timestamp::now(),
+                db,
+                images,
+                network,
+                events: Bus::new(),
+                containers: Table::default(),
+                execs: Execs::default(),
+                shim,
+                closing: watch::Sender::new(false),
+            }),
+        })
+    }
+
+    /// Ends the engine's work: with live restore the containers go on, otherwise they are stopped first.
+    pub async fn shutdown(&self) {
+        if !self.inner.config.live_restore {
+            let running = self.inner.containers.all();
+            let stops = running.into_iter().filter(|container| container.record().is_running()).map(|container| async move {
+                if let Err(error) = self.stop(&container, None, None).await {
+                    tracing::warn!(container = %container.id, %error, "cannot stop the container at shutdown");
+                }
+                // It was not a person who stopped it: the policy may start it again with the next engine.
+                container.record().stopped_by_hand = false;
+                let _logged = self.save(&container).await;
+            });
+            futures_util::future::join_all(stops).await;
+        }
+        self.inner.closing.send_replace(true);
+        let network = self.inner.network.clone();
+        let _closed = blocking(move || Ok(network.shutdown()?)).await.inspect_err(|error| {
+            tracing::warn!(%error, "cannot take the network down");
+        });
+    }
+
+    /// The container of that name, id or unambiguous beginning of an id.
+    pub(crate) fn find(&self, name: &str) -> Result<Arc<Container>> {
+        self.inner.containers.find(name)
+    }
+
+    /// Writes a container's record to the state database.
+    pub(crate) async fn save(&self, container: &Arc<Container>) -> Result<()> {
+        let record = container.record().clone();
+        let db = self.inner.db.clone();
+        blocking(move || record::update(&db, &record)).await
+    }
+
+    /// Tells the world about a container.
+    pub(crate) fn emit(&self, container: &Container, action: &str, extra: &[(&str, String)]) {
+        let mut attributes = container.record().event_attributes();
+        attributes.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        self.inner.events.publish(Event {
+            kind: "container",
+            action: action.to_owned(),
+            id: container.id.to_string(),
+            attributes,
+            time: Timestamp::now(),
+        });
+    }
+}
+
+/// A random id.
+pub(crate) fn random_id() -> Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| Error::System(format!("no random numbers: {error}")))?;
+    Ok(bytes)
+}
+
+/// The engine's own id: made once, kept in the state database.
+fn engine_id(db: &Database) -> Result<String> {
+    let fresh: String = random_id()?[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = db.write(|tx| -> std::result::Result<String, wharf_state::Error> {
+        tx.execute("INSERT OR IGNORE INTO engine (key, value) VALUES ('id', ?1)", [&fresh])?;
+        Ok(tx.query_row("SELECT value FROM engine WHERE key = 'id'", [], |row| row.get(0))?)
+    })?;
+    Ok(id)
+}
+
+/// An id that follows from `seed`: stable where a random one would change at every look.
+pub(crate) fn derived_id(seed: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(seed.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,180 @@
+//! What is kept about a container across restarts of the engine and of the machine.
+//!
+//! One row per container: id, name, and the rest as one JSON document, so that a field can be added with a default.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use wharf_model::spec::{MountKind, RestartName};
+use wharf_model::{ContainerId, ContainerSpec, Digest};
+use wharf_state::Database;
+
+use crate::{Error, Result};
+
+/// Tables of this domain; steps are only appended.
+pub(super) const STEPS: &[&str] = &[
+    "CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
+     CREATE TABLE volumes (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+     CREATE TABLE engine (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;",
+];
+
+/// How far a container has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Phase {
+    /// Never started.
+    Created,
+    /// A shim owns it.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Ended; its restart policy will start it again.
+    Restarting,
+    /// Ended.
+    Exited,
+    /// Its removal has begun and must be finished.
+    Removing,
+}
+
+/// One mount, resolved: what the runtime is told and inspect shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MountRecord {
+    pub(crate) kind: MountKind,
+    /// Volume name; empty otherwise.
+    pub(crate) volume: String,
+    /// The volume was made for this container alone.
+    #[serde(default)]
+    pub(crate) anonymous: bool,
+    /// Host path; empty for tmpfs.
+    pub(crate) source: String,
+    pub(crate) target: String,
+    /// Options as given.
+    pub(crate) mode: String,
+    pub(crate) read_only: bool,
+    pub(crate) propagation: String,
+    #[serde(default)]
+    pub(crate) non_recursive: bool,
+    /// Extra options of a tmpfs.
+    #[serde(default)]
+    pub(crate) options: Vec<String>,
+    /// Make a missing source directory at start, as `-v` does.
+    #[serde(default)]
+    pub(crate) create_source: bool,
+}
+
+/// The row.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) id: ContainerId,
+    pub(crate) name: String,
+    pub(crate) created: Timestamp,
+    pub(crate) image: Digest,
+    /// The wishes, merged with the image's configuration.
+    pub(crate) spec: ContainerSpec,
+    pub(crate) mounts: Vec<MountRecord>,
+    pub(crate) phase: Phase,
+    pub(crate) pid: i32,
+    pub(crate) exit_code: i32,
+    pub(crate) oom_killed: bool,
+    pub(crate) error: String,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) finished_at: Option<Timestamp>,
+    pub(crate) restart_count: u32,
+    /// A person stopped it: `unless-stopped` and `always` leave it alone until a person starts it.
+    pub(crate) stopped_by_hand: bool,
+    pub(crate) endpoint: Option<wharf_net::Endpoint>,
+}
+
+impl Record {
+    /// A shim owns it.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Paused)
+    }
+
+    /// The program and its arguments: entrypoint, then command.
+    pub(crate) fn command(&self) -> Vec<String> {
+        let entrypoint = self.spec.entrypoint.iter().flatten();
+        entrypoint.chain(self.spec.cmd.iter().flatten()).cloned().collect()
+    }
+
+    /// True when the policy wants it started again after an exit with `code`.
+    pub(crate) fn wants_restart(&self, code: i32) -> bool {
+        let policy = &self.spec.host.restart_policy;
+        !self.stopped_by_hand
+            && match policy.name {
+                RestartName::No => false,
+                RestartName::Always | RestartName::UnlessStopped => true,
+                RestartName::OnFailure => {
+                    let tries = policy.maximum_retry_count;
+                    code != 0 && (tries <= 0 || i64::from(self.restart_count) < tries)
+                }
+            }
+    }
+
+    /// Attributes every event of the container carries.
+    pub(crate) fn event_attributes(&self) -> BTreeMap<String, String> {
+        let mut attributes = self.spec.labels.clone();
+        attributes.insert("name".into(), self.name.clone());
+        attributes.insert("image".into(), self.spec.image.clone());
+        attributes
+    }
+}
+
+/// Reads every row. A row that cannot be read is reported and skipped: one damaged record must not keep the engine
+/// from starting.
+pub(super) fn load_all(db: &Database) -> Result<Vec<Record>> {
+    let rows: Vec<(String, String)> =
+        db.read(|connection| -> std::result::Result<_, wharf_state::Error> {
+            let mut statement = connection.prepare("SELECT id, record FROM containers")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<std::result::Result<_, _>>()?)
+        })?;
+    let parse = |(id, json): (String, String)| {
+        serde_json::from_str::<Record>(&json)
+            .inspect_err(
+                |error| tracing::error!(id, %error, "the record of a container is damaged; it is left alone"),
+            )
+            .ok()
+    };
+    Ok(rows.into_iter().filter_map(parse).collect())
+}
+
+pub(super) fn insert(db: &Database, record: &Record) -> Result<()> {
+    let json = to_json(record)?;
+    db.write(|tx| -> std::result::Result<(), wharf_state::Error> {
+        tx.prepare_cached("INSERT INTO containers (id, name, record) VALUES (?1, ?2, ?3)")?.execute((
+            record.id.as_str(),
+            &record.name,
+            json,
+        ))?;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+pub(super) fn update(db: &Database, record: &Record) -> Result<()> {
+    let json = to_json(record)?;
+    db.write(|tx| -> std::result::Result<(), wharf_state::Error> {
+        tx.prepare_cached("UPDATE containers SET name = ?2, record = ?3 WHERE id = ?1")?.execute((
+            record.id.as_str(),
+            &record.name,
+            json,
+        ))?;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+pub(super) fn delete(db: &Database, id: &ContainerId) -> Result<()> {
+    db.write(|tx| -> std::result::Result<(), wharf_state::Error> {
+        tx.prepare_cached("DELETE FROM containers WHERE id = ?1")?.execute([id.as_str()])?;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn to_json(record: &Record) -> Result<String> {
+    serde_json::to_string(record)
+        .map_err(|error| Error::System(format!("cannot encode a container record: {error}")))
+}

@@ -1,0 +1,198 @@
+//! What an engine does when it opens: takes over what runs, learns what ended, finishes or undoes what was half made.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use wharf_linux::cgroup::Cgroup;
+use wharf_linux::{hostfs, seqpacket};
+use wharf_model::ContainerId;
+use wharf_model::spec::RestartName;
+use wharf_shim::protocol::{EXIT_FILE, ExitRecord, Reply, Request, SOCKET_FILE, ShimState, VERSION};
+
+use super::supervise::{Ended, remove_cgroup};
+use super::{Container, Phase, record};
+use crate::blocking::blocking;
+use crate::link::{Events, Link};
+use crate::{Engine, Result};
+
+/// What a container is found to be.
+enum Found {
+    /// A shim answers and the command runs.
+    Running { link: Arc<Link>, events: Events, pid: i32, started_at_ns: i64 },
+    /// It ended while no engine was there.
+    Ended(Ended),
+    /// Nothing has changed.
+    AsRecorded,
+}
+
+impl Engine {
+    /// See the module. Called once, before anyone else has the engine.
+    pub(super) async fn recover(&self) -> Result<()> {
+        let engine = self.clone();
+        let records = blocking(move || record::load_all(&engine.inner.db)).await?;
+        let containers: Vec<Arc<Container>> = records.into_iter().map(Container::new).collect();
+        for container in &containers {
+            self.inner.containers.insert(container.clone());
+        }
+        let found = join_all(containers.iter().map(|container| self.look(container))).await;
+        let mut live = Vec::new();
+        for (container, found) in containers.iter().zip(&found) {
+            if matches!(found, Found::Running { .. }) {
+                live.push(container.id.to_string());
+            }
+        }
+        let engine = self.clone();
+        blocking(move || {
+            let live: Vec<&str> = live.iter().map(String::as_str).collect();
+            match engine.inner.network.reconcile(&live) {
+                Ok(swept) if swept.is_empty() => {}
+                Ok(swept) => tracing::info!(?swept, "removed what dead containers left on the network"),
+                Err(error) => tracing::error!(%error, "cannot bring the network in order"),
+            }
+            engine.sweep();
+            Ok(())
+        })
+        .await?;
+        for (container, found) in containers.into_iter().zip(found) {
+            self.settle(&container, found).await;
+        }
+        Ok(())
+    }
+
+    /// Finds out about one container.
+    async fn look(&self, container: &Arc<Container>) -> Found {
+        if container.record().phase == Phase::Removing {
+            return Found::AsRecorded;
+        }
+        let run_dir = self.inner.config.run_dir().join(container.id.as_str());
+        let socket = run_dir.join(SOCKET_FILE);
+        let connected = blocking(move || Ok(seqpacket::connect(&socket)?)).await.and_then(Link::new);
+        if let Ok((link, events)) = connected
+            && let Ok((Reply::Hello { pid, state, started_at_ns, .. }, _)) =
+                link.ask(Request::Hello { version: VERSION }, &[]).await
+        {
+            match state {
+                ShimState::Running => return Found::Running { link, events, pid, started_at_ns },
+                // It wrote its record before it said this.
+                ShimState::Exited(_) | ShimState::Created => {
+                    let _leaves = link.ask(Request::Shutdown, &[]).await;
+                    link.close();
+                }
+            }
+        }
+        let recorded_running = container.record().is_running();
+        let run_dir_exists = run_dir.is_dir();
+        let exit = blocking(move || {
+            let bytes = hostfs::read_bounded(&run_dir.join(EXIT_FILE), 64 * 1024).ok();
+            Ok(bytes.and_then(|bytes| serde_json::from_slice::<ExitRecord>(&bytes).ok()))
+        });
+        match exit.await {
+            Ok(Some(exit)) if recorded_running || self.is_news(container, &exit) => {
+                Found::Ended(Ended { status: exit.status, error: None })
+            }
+            _ if !recorded_running => Found::AsRecorded,
+            _ => {
+                let mut ended = self.ended_without_a_word(container).await;
+                if !run_dir_exists {
+                    ended.status.code = 255;
+                    ended.status.signal = None;
+                    ended.error = Some("the machine was restarted while the container ran".to_owned());
+                }
+                Found::Ended(ended)
+            }
+        }
+    }
+
+    /// True when a run ended that the row does not know of: the engine was killed before it could write `running`.
+    fn is_news(&self, container: &Container, exit: &ExitRecord) -> bool {
+        let known = container.record().finished_at;
+        super::start::timestamp(exit.status.finished_at_ns) > known
+    }
+
+    async fn settle(&self, container: &Arc<Container>, found: Found) {
+        match found {
+            Found::Running { link, events, pid, started_at_ns } => {
+                let endpoints = self.inner.network.clone();
+                let id = container.id.to_string();
+                let endpoint =
+                    blocking(move || Ok(endpoints.endpoints()?.into_iter().find(|e| e.container == id)));
+                let endpoint = endpoint.await.unwrap_or_default();
+                let frozen = self.with_cgroup(container, |cgroup| cgroup.frozen()).await.unwrap_or(false);
+                {
+                    let mut record = container.record();
+                    record.phase = if frozen { Phase::Paused } else { Phase::Running };
+                    record.pid = pid;
+                    record.started_at = super::start::timestamp(started_at_ns);
+                    record.endpoint = endpoint;
+                }
+                container.set_link(Some(link.clone()));
+                container.progress.send_modify(|progress| {
+                    progress.run += 1;
+                    progress.running = true;
+                    progress.busy = true;
+                });
+                if let Err(error) = self.save(container).await {
+                    tracing::error!(container = %container.id, %error, "cannot record that the container runs");
+                }
+                self.clone().supervise(container.clone(), link, events, None);
+            }
+            Found::Ended(ended) => {
+                let removing = self.record_end(container, &ended).await;
+                self.clean_up_run(container, removing).await;
+            }
+            Found::AsRecorded => self.settle_resting(container).await,
+        }
+    }
+
+    /// A container that did not run: finishes its removal, or starts it if its policy says so.
+    async fn settle_resting(&self, container: &Arc<Container>) {
+        let (phase, remove, restart) = {
+            let record = container.record();
+            let policy = record.spec.host.restart_policy.name;
+            let began = matches!(record.phase, Phase::Exited | Phase::Restarting);
+            // `always` comes back with the engine even if a person had stopped it.
+            let restart = began && (policy == RestartName::Always || record.wants_restart(record.exit_code));
+            (record.phase, record.spec.host.auto_remove && record.phase == Phase::Exited, restart)
+        };
+        if phase == Phase::Removing || remove {
+            if let Err(error) = self.remove(container, true).await {
+                tracing::error!(container = %container.id, %error, "cannot finish the container's removal");
+            }
+        } else if restart {
+            container.record().phase = Phase::Restarting;
+            container.progress.send_modify(|progress| progress.restarting = true);
+            self.clone().restart_later(container.clone());
+        }
+    }
+
+    /// Removes what belongs to no container: directories, snapshots, control groups.
+    fn sweep(&self) {
+        let known: HashSet<String> = self.inner.containers.all().iter().map(|c| c.id.to_string()).collect();
+        let config = &self.inner.config;
+        let mut strangers: HashSet<ContainerId> = HashSet::new();
+        for directory in [config.containers_dir(), config.run_dir()] {
+            let names = hostfs::read_dir(&directory).unwrap_or_default();
+            let ids = names.iter().filter_map(|name| name.to_str()?.parse::<ContainerId>().ok());
+            strangers.extend(ids.filter(|id| !known.contains(id.as_str())));
+        }
+        match self.inner.images.snapshots() {
+            Ok(keys) => strangers.extend(
+                keys.iter()
+                    .filter_map(|key| key.parse::<ContainerId>().ok())
+                    .filter(|id| !known.contains(id.as_str())),
+            ),
+            Err(error) => tracing::error!(%error, "cannot list snapshots"),
+        }
+        for id in strangers {
+            tracing::info!(%id, "removing what a container without a record left");
+            if let Ok(cgroup) = Cgroup::open(&format!("{}/{id}", config.cgroup_parent())) {
+                remove_cgroup(&cgroup);
+            }
+            if let Err(error) = self.inner.network.detach(id.as_str()) {
+                tracing::warn!(%id, %error, "cannot detach it from the network");
+            }
+            self.remove_files(&id);
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! `start`: files, shim, network, gate.
+//!
+//! Steps and how each is undone: prepare files (the next start or the removal overwrites them) → spawn the shim
+//! (closing its socket makes it undo everything it did) → attach the network (`detach`) → open the gate. The row says
+//! `running` only after the command runs; if the engine dies in between, the shim sees its socket close and leaves, or,
+//! once the gate is open, `recover` finds it running.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::process::{Child, Command};
+use wharf_linux::{hostfs, seqpacket};
+use wharf_model::network::NetworkMode;
+use wharf_net::{Attached, EndpointRequest, HostPort, PortRequest};
+use wharf_shim::protocol::{Event, OverlayRoot, Reply, Request, ShimConfig, VERSION};
+
+use super::{Container, Phase, Record};
+use crate::blocking::blocking;
+use crate::link::{Events, Link, failure};
+use crate::spec::{self, SeccompOption, Surroundings};
+use crate::{Engine, Error, Result, files};
+
+/// How long a shim may take until the container's namespaces exist.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Bytes of output kept per container: `SEGMENTS` of this size.
+const SEGMENT_BYTES: u64 = 20 * 1024 * 1024;
+const SEGMENTS: u32 = 5;
+
+impl Engine {
+    /// Starts a container.
+    ///
+    /// # Errors
+    /// [`Error::NotModified`] when it runs already, [`Error::Start`] when its command cannot run.
+    pub async fn start_container(&self, name: &str) -> Result<()> {
+        let container = self.find(name)?;
+        let _change = container.change.lock().await;
+        {
+            let mut record = container.record();
+            match record.phase {
+                Phase::Running => {
+                    return Err(Error::NotModified(format!("container {} is running", container.id)));
+                }
+                Phase::Paused => {
+                    return Err(Error::Conflict(
+                        "cannot start a paused container, try unpause instead".into(),
+                    ));
+                }
+                Phase::Removing => {
+                    return Err(Error::Conflict(
+                        "container is marked for removal and cannot be started".into(),
+                    ));
+                }
+                Phase::Created | Phase::Restarting | Phase::Exited => {}
+            }
+            record.restart_count = 0;
+            record.stopped_by_hand = false;
+        }
+        self.start(&container).await
+    }
+
+    /// Starts a container whose `change` the caller holds.
+    pub(crate) async fn start(&self, container: &Arc<Container>) -> Result<()> {
+        self.settled(container).await?;
+        match self.launch(container).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.start_failed(container, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn launch(&self, container: &Arc<Container>) -> Result<()> {
+        let (engine, record) = (self.clone(), container.record().clone());
+        let (control, child) =
+            blocking(move || engine.prepare(&record).and_then(|(c, command)| spawn(c, command))).await?;
+        let (link, mut events) = Link::new(control)?;
+        let result = self.wire_and_open(container, &link, &mut events).await;
+        match result {
+            Ok(started) => {
+                self.began(container, &link, &started).await;
+                self.clone().supervise(container.clone(), link, events, Some(child));
+                Ok(())
+            }
+            Err(error) => {
+                link.close();
+                // Its end is the proof that everything it made is gone.
+                reap(child).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// From the shim's first word to the running command.
+    async fn wire_and_open(
+        &self,
+        container: &Arc<Container>,
+        link: &Arc<Link>,
+        events: &mut Events,
+    ) -> Result<Started> {
+        let pid = created(events).await?;
+        let (engine, record) = (self.clone(), container.record().clone());
+        let attached = blocking(move || engine.attach_network(&record, pid)).await?;
+        let opened = async {
+            container.followers.subscribe(link).await?;
+            let held: Vec<BorrowedFd<'_>> =
+                attached.iter().flat_map(|attached| &attached.reservations).map(AsFd::as_fd).collect();
+            let mut packets = held.chunks(wharf_shim::protocol::MAX_FDS);
+            let first = packets.next().unwrap_or_default();
+            for more in packets {
+                link.ask(Request::Hold, more).await?;
+            }
+            match link.ask(Request::Start, first).await?.0 {
+                Reply::Started { at_ns } => Ok(at_ns),
+                other => Err(Error::System(format!("the shim answered {other:?} to a start"))),
+            }
+        };
+        match opened.await {
+            Ok(at_ns) => Ok(Started { pid, at_ns, endpoint: attached.map(|attached| attached.endpoint) }),
+            Err(error) => {
+                let (network, id) = (self.inner.network.clone(), container.id.clone());
+                if let Err(undo) = blocking(move || Ok(network.detach(id.as_str())?)).await {
+                    tracing::warn!(container = %container.id, error = %undo, "cannot undo the network of a failed start");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn began(&self, container: &Arc<Container>, link: &Arc<Link>, started: &Started) {
+        container.set_link(Some(link.clone()));
+        {
+            let mut record = container.record();
+            record.phase = Phase::Running;
+            record.pid = started.pid;
+            record.started_at = timestamp(started.at_ns);
+            record.exit_code = 0;
+            record.oom_killed = false;
+            record.error.clear();
+            record.endpoint.clone_from(&started.endpoint);
+        }
+        container.progress.send_modify(|progress| {
+            progress.run += 1;
+            progress.running = true;
+            progress.busy = true;
+            progress.restarting = false;
+        });
+        // The container runs whether or not this can be written; `recover` would find it by its shim.
+        if let Err(error) = self.save(container).await {
+            tracing::error!(container = %container.id, %error, "cannot record that the container runs");
+        }
+        self.emit(container, "start", &[]);
+    }
+
+    async fn start_failed(&self, container: &Arc<Container>, error: &Error) {
+        let code = if let Error::Start { exit_code, .. } = error { *exit_code } else { 128 };
+        let remove = {
+            let mut record = container.record();
+            record.error = error.to_string();
+            record.exit_code = code;
+            record.pid = 0;
+            record.endpoint = None;
+            if record.phase == Phase::Restarting {
+                record.phase = Phase::Exited;
+            }
+            record.spec.host.auto_remove
+        };
+        container.progress.send_modify(|progress| {
+            progress.exit = Some((code, Some(error.to_string())));
+            progress.exits += 1;
+            progress.restarting = false;
+        });
+        if let Err(error) = self.save(container).await {
+            tracing::error!(container = %container.id, %error, "cannot record a failed start");
+        }
+        if remove && let Err(error) = self.remove(container, true).await {
+            tracing::error!(container = %container.id, %error, "cannot remove a container that did not start");
+        }
+    }
+
+    /// Writes everything the shim reads; answers its configuration file and the command that runs it.
+    fn prepare(&self, record: &Record) -> Result<(OwnedFd, Command)> {
+        let config = &self.inner.config;
+        let directory = config.containers_dir().join(record.id.as_str());
+        let run_dir = config.run_dir().join(record.id.as_str());
+        hostfs::remove_dir_all(&run_dir)?;
+        hostfs::create_dir(&run_dir, 0o700)?;
+        hostfs::create_dir_all(&directory.join("root"), 0o700)?;
+        files::write(&directory, record)?;
+        for mount in record.mounts.iter().filter(|mount| !mount.source.is_empty()) {
+            self.check_source(mount)?;
+        }
+        let around = self.surroundings(record, &directory)?;
+        let spec = spec::build(record, &around)?;
+        let json =
+            |error: serde_json::Error| Error::System(format!("cannot encode the configuration: {error}"));
+        hostfs::write(&directory.join("config.json"), &serde_json::to_vec(&spec).map_err(json)?)?;
+        let layers = self.inner.images.snapshot(record.id.as_str())?;
+        let security = spec::options(&record.spec.host)?;
+        let host = &record.spec.host;
+        let shim = ShimConfig {
+            version: VERSION,
+            id: record.id.to_string(),
+            bundle: directory.clone(),
+            run_dir,
+            log_dir: directory.join("log"),
+            log_segment_bytes: SEGMENT_BYTES,
+            log_segments: SEGMENTS,
+            rootfs: Some(OverlayRoot {
+                base: layers.base,
+                lower: layers.lower,
+                upper: layers.upper,
+                work: layers.work,
+                mountpoint: directory.join("root"),
+            }),
+            seccomp_default: security.seccomp == SeccompOption::Default && !host.privileged,
+            user: Some(record.spec.user.clone()).filter(|user| !user.is_empty()),
+            groups: host.group_add.clone(),
+            create_cwd: true,
+            default_home: true,
+            init: host.init.unwrap_or(false),
+            open_stdin: record.spec.open_stdin,
+            rows: host.console_size.0,
+            cols: host.console_size.1,
+        };
+        let file = directory.join("shim.json");
+        hostfs::write(&file, &serde_json::to_vec(&shim).map_err(json)?)?;
+        let log = hostfs::append(&directory.join("shim.log"), 0o600)?;
+        let (ours, theirs) = seqpacket::socketpair()?;
+        Ok((ours, self.shim_command(&file, theirs, log)))
+    }
+
+    fn shim_command(&self, file: &std::path::Path, control: OwnedFd, log: File) -> Command {
+        use std::os::fd::AsRawFd;
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.inner.shim.as_raw_fd()));
+        command.arg0("wharf-shim").arg("run").arg(file);
+        command.stdin(Stdio::from(control)).stdout(Stdio::null()).stderr(Stdio::from(log));
+        command.env_clear().current_dir("/");
+        command
+    }
+
+    fn check_source(&self, mount: &super::MountRecord) -> Result<()> {
+        use wharf_model::spec::MountKind;
+        let source = std::path::Path::new(&mount.source);
+        if source.exists() {
+            return Ok(());
+        }
+        match mount.kind {
+            MountKind::Bind if !mount.create_source => Err(Error::Invalid(format!(
+                "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                mount.source
+            ))),
+            _ => Ok(hostfs::create_dir_all(source, 0o755)?),
+        }
+    }
+
+    fn surroundings<'a>(&self, record: &Record, directory: &'a std::path::Path) -> Result<Surroundings<'a>> {
+        let host = &record.spec.host;
+        let of = |name: &str, namespace: &str| -> Result<String> {
+            let other = self.find(name)?;
+            let pid = other.record().pid;
+            if pid == 0 {
+                return Err(Error::Conflict(format!(
+                    "cannot join the {namespace} namespace of a non running container: container {name} is not running"
+                )));
+            }
+            Ok(format!("/proc/{pid}/ns/{namespace}"))
+        };
+        let network = match &host.network_mode {
+            NetworkMode::Container(name) => Some(of(name, "net")?),
+            _ => None,
+        };
+        let join = |mode: &str, namespace: &str| {
+            mode.strip_prefix("container:").map(|name| of(name, namespace)).transpose()
+        };
+        Ok(Surroundings {
+            directory,
+            cgroup: self.cgroup_path(record),
+            network,
+            ipc: join(&host.ipc_mode, "ipc")?,
+            pid: join(&host.pid_mode, "pid")?,
+        })
+    }
+
+    /// The container's cgroup.
+    pub(crate) fn cgroup_path(&self, record: &Record) -> String {
+        let parent = match record.spec.host.cgroup_parent.as_str() {
+            "" => self.inner.config.cgroup_parent(),
+            parent => format!("/{}", parent.trim_matches('/')),
+        };
+        format!("{parent}/{}", record.id)
+    }
+
+    /// Gives the new namespace its place on the network.
+    fn attach_network(&self, record: &Record, pid: i32) -> Result<Option<Attached>> {
+        let spec = &record.spec;
+        let namespace = || hostfs::open(std::path::Path::new(&format!("/proc/{pid}/ns/net")));
+        match spec.host.network_mode {
+            NetworkMode::Bridge { .. } => {}
+            NetworkMode::None => {
+                self.inner.network.loopback(namespace()?.as_fd())?;
+                return Ok(None);
+            }
+            _ => return Ok(None),
+        }
+        let netns = namespace()?;
+        let mac = match spec.mac_address.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|error| Error::Invalid(format!("{error}")))?),
+        };
+        let attached = self.inner.network.attach(&EndpointRequest {
+            container: record.id.as_str(),
+            netns: netns.as_fd(),
+            ports: &ports(record)?,
+            address: spec.ipv4_address,
+            mac,
+        })?;
+        let directory = self.inner.config.containers_dir().join(record.id.as_str());
+        let (address, gateway) = (attached.endpoint.address, attached.endpoint.gateway);
+        files::write_hosts(&directory, record, Some(address), Some(gateway))?;
+        Ok(Some(attached))
+    }
+
+    /// Waits until the last run is cleaned up.
+    pub(crate) async fn settled(&self, container: &Arc<Container>) -> Result<()> {
+        let mut progress = container.progress.subscribe();
+        let waited = tokio::time::timeout(DEADLINE, progress.wait_for(|progress| !progress.busy)).await;
+        match waited {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::Deadline {
+                what: format!("cleaning up the last run of container {}", container.id.short()),
+                seconds: DEADLINE.as_secs(),
+            }),
+        }
+    }
+}
+
+struct Started {
+    pid: i32,
+    at_ns: i64,
+    endpoint: Option<wharf_net::Endpoint>,
+}
+
+fn spawn(control: OwnedFd, mut command: Command) -> Result<(OwnedFd, Child)> {
+    let child =
+        command.spawn().map_err(|error| Error::System(format!("cannot start wharf-shim: {error}")))?;
+    Ok((control, child))
+}
+
+/// Waits for a shim that was told to leave; one that hangs is killed.
+async fn reap(mut child: Child) {
+    if tokio::time::timeout(Duration::from_secs(10), child.wait()).await.is_err() {
+        tracing::warn!("a shim did not leave in 10 seconds and is killed");
+        let _gone = child.kill().await;
+    }
+}
+
+/// Waits for the shim's first word.
+async fn created(events: &mut Events) -> Result<i32> {
+    let first = tokio::time::timeout(DEADLINE, async {
+        loop {
+            match events.recv().await {
+                Some((Event::Created { pid }, _)) => return Ok(pid),
+                Some((Event::Failed { kind, message }, _)) => return Err(failure(kind, message)),
+                Some(_) => {}
+                None => {
+                    return Err(Error::Start {
+                        message: "the shim ended before it began".into(),
+                        exit_code: 128,
+                    });
+                }
+            }
+        }
+    });
+    first.await.unwrap_or_else(|_| {
+        Err(Error::Deadline { what: "making the container's namespaces".into(), seconds: DEADLINE.as_secs() })
+    })
+}
+
+pub(super) fn timestamp(nanoseconds: i64) -> Option<Timestamp> {
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).ok()
+}
+
+/// The address a port is published on.
+pub(super) fn host_address(text: &str) -> Result<Option<IpAddr>> {
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| Error::Invalid(format!("invalid IP address: {text:?}"))),
+    }
+}
+
+/// The ports to publish.
+fn ports(record: &Record) -> Result<Vec<PortRequest>> {
+    let host = &record.spec.host;
+    let mut ports = Vec::new();
+    for (port, bindings) in &host.port_bindings {
+        for binding in bindings {
+            let host_port = binding
+                .port
+                .parse()
+                .map_err(|error: wharf_net::InvalidHostPort| Error::Invalid(error.to_string()))?;
+            ports.push(PortRequest {
+                host_ip: host_address(&binding.ip)?,
+                host_port,
+                container_port: port.number,
+                protocol: port.protocol,
+            });
+        }
+    }
+    if host.publish_all_ports {
+        let bound = |port: &wharf_model::network::Port| host.port_bindings.contains_key(port);
+        ports.extend(record.spec.exposed_ports.iter().filter(|port| !bound(port)).map(|port| PortRequest {
+            host_ip: None,
+            host_port: HostPort::Ephemeral,
+            container_port: port.number,
+            protocol: port.protocol,
+        }));
+    }
+    Ok(ports)
+}

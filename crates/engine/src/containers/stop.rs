@@ -1,0 +1,269 @@
+//! `stop`, `kill`, `restart`, `pause`, `unpause`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf_linux::cgroup::Cgroup;
+use wharf_model::signal;
+use wharf_shim::protocol::Request;
+
+use super::{Container, Phase};
+use crate::blocking::blocking;
+use crate::session::expect_ok;
+use crate::{Engine, Error, Result};
+
+/// Seconds between the stop signal and `SIGKILL`, unless told otherwise.
+const GRACE: i64 = 10;
+/// How long a killed container may take to end.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Asks a container to end, and kills it after `timeout_seconds` (negative: never).
+    ///
+    /// # Errors
+    /// [`Error::NotModified`] when it does not run.
+    pub async fn stop_container(
+        &self,
+        name: &str,
+        signal: Option<&str>,
+        timeout_seconds: Option<i64>,
+    ) -> Result<()> {
+        let container = self.find(name)?;
+        check_signal(signal)?;
+        let _change = container.change.lock().await;
+        self.stop(&container, signal, timeout_seconds).await
+    }
+
+    /// The same for callers that hold `change`.
+    pub(crate) async fn stop(
+        &self,
+        container: &Arc<Container>,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        if cancel_restart(container) {
+            return self.save(container).await;
+        }
+        let (stop_signal, timeout, running) = {
+            let record = container.record();
+            let wished = signal.unwrap_or(&record.spec.stop_signal);
+            let number = signal::parse(wished).unwrap_or(signal::TERM);
+            (number, timeout.or(record.spec.stop_timeout).unwrap_or(GRACE), record.is_running())
+        };
+        if !running {
+            return Err(Error::NotModified(format!("container {} is already stopped", container.id)));
+        }
+        container.record().stopped_by_hand = true;
+        // Durable before the signal: a restart of the engine must not undo what a person asked for.
+        self.save(container).await?;
+        self.send_signal(container, stop_signal).await?;
+        let grace = match u64::try_from(timeout) {
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => None,
+        };
+        if !self.wait_end(container, grace).await {
+            self.force(container).await?;
+        }
+        self.settled(container).await?;
+        self.emit(container, "stop", &[]);
+        Ok(())
+    }
+
+    /// Ends a container by force and waits for it.
+    pub(crate) async fn force(&self, container: &Arc<Container>) -> Result<()> {
+        if let Err(error) = self.send_signal(container, signal::KILL).await {
+            tracing::warn!(container = %container.id, %error, "cannot kill by the shim; killing the control group");
+        }
+        if self.wait_end(container, Some(KILL_DEADLINE)).await {
+            return Ok(());
+        }
+        let path = self.cgroup_path(&container.record());
+        blocking(move || {
+            Cgroup::open(&path)
+                .and_then(|cgroup| cgroup.kill_all())
+                .map_err(|error| Error::System(error.to_string()))
+        })
+        .await?;
+        if self.wait_end(container, Some(KILL_DEADLINE)).await {
+            return Ok(());
+        }
+        Err(Error::System(format!(
+            "could not kill container {}: it did not end in {} seconds after SIGKILL; a process in it is stuck in the \
+             kernel",
+            container.id.short(),
+            2 * KILL_DEADLINE.as_secs()
+        )))
+    }
+
+    /// True when the run is over within the time.
+    async fn wait_end(&self, container: &Container, time: Option<Duration>) -> bool {
+        let mut progress = container.progress.subscribe();
+        let ended = progress.wait_for(|progress| !progress.running);
+        match time {
+            Some(time) => tokio::time::timeout(time, ended).await.is_ok(),
+            None => ended.await.is_ok(),
+        }
+    }
+
+    /// Sends a signal to the init; a frozen one is thawed so that it can take it.
+    async fn send_signal(&self, container: &Arc<Container>, number: i32) -> Result<()> {
+        let link = container.running_link()?;
+        let paused = container.record().phase == Phase::Paused;
+        let sent = link.ask(Request::Signal { exec: None, signal: number }, &[]).await.and_then(expect_ok);
+        if paused && matches!(number, signal::KILL | signal::TERM) {
+            self.thaw(container).await?;
+        }
+        match sent {
+            // It ended meanwhile: as good as the signal.
+            Err(Error::Conflict(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Sends a signal, `SIGKILL` unless told otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the container does not run.
+    pub async fn kill_container(&self, name: &str, signal: Option<&str>) -> Result<()> {
+        let container = self.find(name)?;
+        let number = check_signal(signal)?.unwrap_or(signal::KILL);
+        let stop_signal = {
+            let record = container.record();
+            if !record.is_running() {
+                return Err(Error::Conflict(format!(
+                    "cannot kill container: {name}: container {} is not running",
+                    container.id
+                )));
+            }
+            signal::parse(&record.spec.stop_signal).unwrap_or(signal::TERM)
+        };
+        let ends = number == signal::KILL || number == stop_signal;
+        if ends {
+            container.record().stopped_by_hand = true;
+            self.save(&container).await?;
+        }
+        self.send_signal(&container, number).await?;
+        self.emit(&container, "kill", &[("signal", number.to_string())]);
+        if number == signal::KILL && !self.wait_end(&container, Some(KILL_DEADLINE)).await {
+            self.force(&container).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops a container if it runs, and starts it.
+    ///
+    /// # Errors
+    /// As for stop and start.
+    pub async fn restart_container(
+        &self,
+        name: &str,
+        signal: Option<&str>,
+        timeout_seconds: Option<i64>,
+    ) -> Result<()> {
+        let container = self.find(name)?;
+        check_signal(signal)?;
+        let _change = container.change.lock().await;
+        // `--rm` means the end of its life, not of each run.
+        let auto_remove = std::mem::take(&mut container.record().spec.host.auto_remove);
+        let stopped = match self.stop(&container, signal, timeout_seconds).await {
+            Err(Error::NotModified(_)) => Ok(()),
+            other => other,
+        };
+        {
+            let mut record = container.record();
+            record.spec.host.auto_remove = auto_remove;
+            record.stopped_by_hand = false;
+            record.restart_count = 0;
+        }
+        stopped?;
+        self.start(&container).await?;
+        self.emit(&container, "restart", &[]);
+        Ok(())
+    }
+
+    /// Freezes every process of a container.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run or is frozen already.
+    pub async fn pause_container(&self, name: &str) -> Result<()> {
+        let container = self.find(name)?;
+        let _change = container.change.lock().await;
+        match container.record().phase {
+            Phase::Running => {}
+            Phase::Paused => {
+                return Err(Error::Conflict(format!("container {} is already paused", container.id)));
+            }
+            _ => return Err(Error::Conflict(format!("container {} is not running", container.id))),
+        }
+        self.with_cgroup(&container, |cgroup| cgroup.freeze()).await?;
+        container.record().phase = Phase::Paused;
+        self.save(&container).await?;
+        self.emit(&container, "pause", &[]);
+        Ok(())
+    }
+
+    /// Lets a frozen container go on.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it is not frozen.
+    pub async fn unpause_container(&self, name: &str) -> Result<()> {
+        let container = self.find(name)?;
+        let _change = container.change.lock().await;
+        if container.record().phase != Phase::Paused {
+            return Err(Error::Conflict(format!("container {} is not paused", container.id)));
+        }
+        self.thaw(&container).await?;
+        self.save(&container).await?;
+        self.emit(&container, "unpause", &[]);
+        Ok(())
+    }
+
+    async fn thaw(&self, container: &Arc<Container>) -> Result<()> {
+        self.with_cgroup(container, |cgroup| cgroup.thaw()).await?;
+        let mut record = container.record();
+        if record.phase == Phase::Paused {
+            record.phase = Phase::Running;
+        }
+        Ok(())
+    }
+
+    /// Does something with the container's control group.
+    pub(crate) async fn with_cgroup<T: Send + 'static>(
+        &self,
+        container: &Container,
+        act: impl FnOnce(&Cgroup) -> std::result::Result<T, wharf_linux::cgroup::Error> + Send + 'static,
+    ) -> Result<T> {
+        let path = self.cgroup_path(&container.record());
+        blocking(move || {
+            Cgroup::open(&path)
+                .and_then(|cgroup| act(&cgroup))
+                .map_err(|error| Error::System(error.to_string()))
+        })
+        .await
+    }
+}
+
+/// Calls off a restart that the policy has in mind; false when there is none.
+fn cancel_restart(container: &Container) -> bool {
+    {
+        let mut record = container.record();
+        if record.phase != Phase::Restarting {
+            return false;
+        }
+        record.phase = Phase::Exited;
+        record.stopped_by_hand = true;
+    }
+    container.progress.send_modify(|progress| progress.restarting = false);
+    true
+}
+
+/// The signal's number; an error in Docker's words when it is none.
+fn check_signal(signal: Option<&str>) -> Result<Option<i32>> {
+    match signal.filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) => match signal::parse(text) {
+            Some(number) => Ok(Some(number)),
+            None => Err(Error::Invalid(format!("invalid signal: {text}"))),
+        },
+    }
+}

@@ -1,0 +1,204 @@
+//! What happens while a container runs and when it ends.
+//!
+//! One task per run listens to the shim. When the run ends, waiters hear of it first; the network, the shim and the
+//! removal or restart come after the reply.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::process::Child;
+use wharf_linux::cgroup::Cgroup;
+use wharf_linux::hostfs;
+use wharf_shim::protocol::{EXIT_FILE, Event, ExitRecord, ExitStatus};
+
+use super::start::timestamp;
+use super::{Container, Phase};
+use crate::Engine;
+use crate::blocking::blocking;
+use crate::link::{Events, Link};
+
+/// First pause before a restart; doubled each time up to a minute.
+const BACKOFF: Duration = Duration::from_millis(100);
+const BACKOFF_LIMIT: Duration = Duration::from_secs(60);
+/// A run this long makes the next pause short again.
+const STABLE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Watches a run in the background.
+    pub(crate) fn supervise(
+        self,
+        container: Arc<Container>,
+        link: Arc<Link>,
+        mut events: Events,
+        child: Option<Child>,
+    ) {
+        tokio::spawn(async move {
+            let mut status = None;
+            while let Some((event, _)) = events.recv().await {
+                match event {
+                    Event::Output { end } => container.progress.send_modify(|progress| progress.output = end),
+                    Event::ExecExited { id, status } => {
+                        self.inner.execs.ended(&self, &container, &id, status)
+                    }
+                    Event::Exited { status: exited, end } => {
+                        container.progress.send_modify(|progress| progress.output = end);
+                        status = Some(exited);
+                        break;
+                    }
+                    Event::Created { .. } | Event::Failed { .. } => {}
+                }
+            }
+            if *self.inner.closing.borrow() && status.is_none() {
+                // The engine leaves, not the container.
+                return;
+            }
+            let ended = match status {
+                Some(status) => Ended { status, error: None },
+                None => self.ended_without_a_word(&container).await,
+            };
+            let removing = self.record_end(&container, &ended).await;
+            // The shim removes the cgroup and leaves: only then may a new one take its place.
+            while events.recv().await.is_some() {}
+            link.close();
+            if let Some(mut child) = child {
+                // The kernel keeps a zombie until this; nothing depends on the code.
+                let _code = child.wait().await;
+            }
+            self.clean_up_run(&container, removing).await;
+        });
+    }
+
+    /// The shim is gone without having said how the container ended.
+    pub(super) async fn ended_without_a_word(&self, container: &Arc<Container>) -> Ended {
+        let (engine, id) = (self.clone(), container.id.clone());
+        let cgroup = self.cgroup_path(&container.record());
+        let found = blocking(move || {
+            // It may have written its record and been killed before it could speak.
+            let file = engine.inner.config.run_dir().join(id.as_str()).join(EXIT_FILE);
+            if let Ok(bytes) = hostfs::read_bounded(&file, 64 * 1024)
+                && let Ok(record) = serde_json::from_slice::<ExitRecord>(&bytes)
+            {
+                return Ok(Some(record.status));
+            }
+            // What the shim watched over must not run on unwatched.
+            if let Ok(cgroup) = Cgroup::open(&cgroup) {
+                remove_cgroup(&cgroup);
+            }
+            Ok(None)
+        });
+        if let Ok(Some(status)) = found.await {
+            return Ended { status, error: None };
+        }
+        let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0);
+        Ended {
+            status: ExitStatus { code: 137, signal: Some(9), oom_killed: false, finished_at_ns: now },
+            error: Some("the container's shim was killed, and the container with it".to_owned()),
+        }
+    }
+
+    /// Writes down how a run ended and tells everyone who waits. Answers whether the container is on its way out.
+    pub(super) async fn record_end(&self, container: &Arc<Container>, ended: &Ended) -> bool {
+        let status = &ended.status;
+        let (restart, remove) = {
+            let mut record = container.record();
+            record.exit_code = status.code;
+            record.oom_killed = status.oom_killed;
+            record.error = ended.error.clone().unwrap_or_default();
+            record.finished_at = timestamp(status.finished_at_ns);
+            record.pid = 0;
+            record.endpoint = None;
+            let restart = record.wants_restart(status.code) && !*self.inner.closing.borrow();
+            let remove = record.spec.host.auto_remove;
+            record.phase = match (remove, restart) {
+                (true, _) => Phase::Removing,
+                (false, true) => Phase::Restarting,
+                (false, false) => Phase::Exited,
+            };
+            (restart, remove)
+        };
+        container.set_link(None);
+        self.inner.execs.container_ended(&container.id);
+        // With `--rm` the row goes at once; after a crash in between, the exit record tells the same story.
+        if !remove && let Err(error) = self.save(container).await {
+            tracing::error!(container = %container.id, %error, "cannot record that the container ended");
+        }
+        if status.oom_killed {
+            self.emit(container, "oom", &[]);
+        }
+        container.progress.send_modify(|progress| {
+            progress.running = false;
+            progress.restarting = restart && !remove;
+            progress.exits += 1;
+            progress.exit = Some((status.code, ended.error.clone()));
+        });
+        let mut extra = vec![("exitCode", status.code.to_string())];
+        if let Some(signal) = status.signal {
+            extra.push(("signal", signal.to_string()));
+        }
+        self.emit(container, "die", &extra);
+        if remove {
+            // The one who waits for `--rm` hears it now; files and addresses follow. `busy` keeps them in order.
+            self.forget(container).await;
+        }
+        remove
+    }
+
+    /// After the last sign of a run: gives back its address and ports, then removes or restarts the container.
+    pub(super) async fn clean_up_run(&self, container: &Arc<Container>, removing: bool) {
+        let (network, id) = (self.inner.network.clone(), container.id.clone());
+        if let Err(error) = blocking(move || Ok(network.detach(id.as_str())?)).await {
+            tracing::warn!(container = %container.id, %error, "cannot give back the container's network endpoint");
+        }
+        if removing {
+            self.remove_remains(container, true).await;
+        }
+        container.progress.send_modify(|progress| progress.busy = false);
+        if container.record().phase == Phase::Restarting {
+            self.clone().restart_later(container.clone());
+        }
+    }
+
+    /// Starts a container again after a pause, unless a person stops or removes it meanwhile.
+    pub(super) fn restart_later(self, container: Arc<Container>) {
+        let pause = {
+            let mut record = container.record();
+            let ran = record.finished_at.zip(record.started_at).map(|(end, begin)| end.duration_since(begin));
+            let stable = ran.is_some_and(|ran| ran.unsigned_abs() >= STABLE);
+            // The count of restarts goes on; the pause begins anew after a stable run.
+            let doublings = if stable { 0 } else { record.restart_count.min(10) };
+            record.restart_count += 1;
+            (BACKOFF * 2_u32.pow(doublings)).min(BACKOFF_LIMIT)
+        };
+        tokio::spawn(async move {
+            let mut progress = container.progress.subscribe();
+            let cancelled = progress.wait_for(|progress| progress.removed || !progress.restarting);
+            if tokio::time::timeout(pause, cancelled).await.is_ok() {
+                return;
+            }
+            let _change = container.change.lock().await;
+            if container.record().phase != Phase::Restarting || *self.inner.closing.borrow() {
+                return;
+            }
+            if let Err(error) = self.start(&container).await {
+                tracing::warn!(container = %container.id, %error, "cannot restart the container");
+            }
+        });
+    }
+}
+
+/// How a run ended.
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    pub(super) error: Option<String>,
+}
+
+/// Kills what is left in a cgroup and removes it.
+pub(super) fn remove_cgroup(cgroup: &Cgroup) {
+    if !cgroup.exists() {
+        return;
+    }
+    let removed = cgroup.kill_all().and_then(|()| cgroup.delete());
+    if let Err(error) = removed {
+        tracing::warn!(%error, "cannot remove a control group");
+    }
+}

@@ -1,0 +1,123 @@
+//! What an engine call can fail with, in Docker's words.
+
+use wharf_model::ErrorKind;
+
+/// The result of an engine call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failed engine call. The variants are what callers branch on; the texts are what people read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The input is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// No container of that name or id.
+    #[error("No such container: {0}")]
+    NoSuchContainer(String),
+    /// No exec session of that id.
+    #[error("No such exec instance: {0}")]
+    NoSuchExec(String),
+    /// No volume of that name.
+    #[error("get {0}: no such volume")]
+    NoSuchVolume(String),
+    /// No network of that name or id.
+    #[error("network {0} not found")]
+    NoSuchNetwork(String),
+    /// Something else that does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// The request contradicts the present state.
+    #[error("{0}")]
+    Conflict(String),
+    /// Already as asked.
+    #[error("{0}")]
+    NotModified(String),
+    /// The container's command could not be started; the text carries the runtime's reason.
+    #[error("failed to create task for container: {message}")]
+    Start {
+        /// The runtime's reason.
+        message: String,
+        /// 127 when the command does not exist, 126 when it cannot be run, 128 otherwise.
+        exit_code: i32,
+    },
+    /// An exec's command could not be started; see [`Error::Start`].
+    #[error("{message}")]
+    ExecStart {
+        /// The runtime's reason.
+        message: String,
+        /// 127, 126 or 128.
+        exit_code: i32,
+    },
+    /// Not part of this engine.
+    #[error("{0}")]
+    NotImplemented(String),
+    /// Something needed does not answer.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A deadline passed.
+    #[error("{what} did not finish in {seconds} seconds")]
+    Deadline {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        seconds: u64,
+    },
+    /// The image store failed.
+    #[error(transparent)]
+    Image(#[from] wharf_image::Error),
+    /// The network failed.
+    #[error("failed to set up container networking: {0}")]
+    Network(#[from] wharf_net::Error),
+    /// The state database failed.
+    #[error(transparent)]
+    State(#[from] wharf_state::Error),
+    /// A file of ours could not be read or written.
+    #[error(transparent)]
+    File(#[from] wharf_linux::hostfs::Error),
+    /// The kernel refused something that has no path.
+    #[error("{0}")]
+    Kernel(#[from] std::io::Error),
+    /// A defect of ours or of the machine.
+    #[error("{0}")]
+    System(String),
+}
+
+impl Error {
+    /// The sort of the failure.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid(_) => ErrorKind::InvalidParameter,
+            Self::NoSuchContainer(_)
+            | Self::NoSuchExec(_)
+            | Self::NoSuchVolume(_)
+            | Self::NoSuchNetwork(_)
+            | Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Conflict(_) => ErrorKind::Conflict,
+            Self::NotModified(_) => ErrorKind::NotModified,
+            // Docker answers 400 for a command that cannot run and 500 for the rest.
+            Self::Start { exit_code: 126 | 127, .. } | Self::ExecStart { exit_code: 126 | 127, .. } => {
+                ErrorKind::InvalidParameter
+            }
+            Self::NotImplemented(_) => ErrorKind::NotImplemented,
+            Self::Unavailable(_) => ErrorKind::Unavailable,
+            Self::Deadline { .. } => ErrorKind::Deadline,
+            Self::Image(error) => error.kind(),
+            Self::Network(error) => error.kind(),
+            Self::State(error) if error.is_full() => ErrorKind::Exhausted,
+            Self::File(error) if error.is_full() => ErrorKind::Exhausted,
+            Self::Start { .. }
+            | Self::ExecStart { .. }
+            | Self::State(_)
+            | Self::File(_)
+            | Self::Kernel(_)
+            | Self::System(_) => ErrorKind::System,
+        }
+    }
+}
+
+impl From<wharf_model::filters::InvalidFilter> for Error {
+    fn from(error: wharf_model::filters::InvalidFilter) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}

@@ -1,0 +1,422 @@
+//! Images: the store's operations as the engine's, with containers as users and events.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::sync::mpsc;
+use wharf_image::{HistoryEntry, ImportOptions, Loaded, Removed};
+use wharf_model::{Digest, Event, Filters, Reference};
+
+use crate::blocking::blocking;
+use crate::containers::until;
+use crate::{Engine, Error, ImageView, Pruned, Result};
+
+/// Bytes per piece between the network and the store, and how many pieces may wait.
+const PIECE: usize = 256 * 1024;
+const PIECES: usize = 4;
+
+/// The image that every engine can make by itself.
+const BUILT_IN: &str = "hello-world";
+
+const KEYS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
+
+/// What `pull` came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PullOutcome {
+    /// It was made here.
+    Builtin(Digest),
+    /// It was here already.
+    UpToDate(Digest),
+}
+
+impl Engine {
+    /// Images, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown filter, [`Error::Image`] when the store cannot be read.
+    pub async fn list_images(&self, all: bool, filters: Filters) -> Result<Vec<ImageView>> {
+        // Every image of this store is shown: intermediate ones are not kept.
+        let _ = all;
+        filters.check_keys(KEYS)?;
+        let dangling = filters.boolean("dangling")?;
+        let until = until(&filters)?;
+        let engine = self.clone();
+        blocking(move || {
+            let images = &engine.inner.images;
+            let created = |key: &str| -> Result<Option<Timestamp>> {
+                filters
+                    .values(key)
+                    .next()
+                    .map(|name| Ok(images.resolve(name)?.created))
+                    .transpose()
+                    .map(Option::flatten)
+            };
+            let (before, since) = (created("before")?, created("since")?);
+            let mut views = Vec::new();
+            for image in images.list()? {
+                let labels: BTreeMap<String, String> = image
+                    .config
+                    .config()
+                    .as_ref()
+                    .and_then(|config| config.labels().clone())
+                    .map(|labels| labels.into_iter().collect())
+                    .unwrap_or_default();
+                let chosen = dangling.is_none_or(|dangling| dangling == image.references.is_empty())
+                    && before.is_none_or(|before| image.created < Some(before))
+                    && since.is_none_or(|since| image.created > Some(since))
+                    && until.is_none_or(|until| image.created < Some(until))
+                    && filters.matches_all_labels("label", &labels)
+                    && filters.matches_any("reference", |pattern| {
+                        image.references.iter().any(|reference| reference_matches(reference, pattern))
+                    });
+                if chosen {
+                    let containers = engine.image_users(&image.id).len();
+                    views.push(ImageView { image, containers });
+                }
+            }
+            Ok(views)
+        })
+        .await
+    }
+
+    /// One image.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when there is none of that name.
+    pub async fn inspect_image(&self, name: &str) -> Result<ImageView> {
+        let (engine, name) = (self.clone(), name.to_owned());
+        blocking(move || {
+            let image = engine.inner.images.resolve(&name)?;
+            let containers = engine.image_users(&image.id).len();
+            Ok(ImageView { image, containers })
+        })
+        .await
+    }
+
+    /// The steps that made an image, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when there is none of that name.
+    pub async fn image_history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
+        let (images, name) = (self.inner.images.clone(), name.to_owned());
+        blocking(move || Ok(images.history(&name)?)).await
+    }
+
+    /// Takes in an archive of images.
+    ///
+    /// # Errors
+    /// [`Error::Image`] for an archive that is damaged or hostile; nothing of it stays.
+    pub async fn load_images(&self, input: impl AsyncRead + Send + Unpin + 'static) -> Result<Vec<Loaded>> {
+        let images = self.inner.images.clone();
+        let loaded = with_reader(input, move |mut input| Ok(images.load(&mut input, &mut |_| {})?)).await?;
+        for image in &loaded {
+            let name = image.reference.as_ref().map_or_else(|| image.id.to_string(), Reference::familiar);
+            self.emit_image("load", image.id.to_string(), &name);
+        }
+        Ok(loaded)
+    }
+
+    /// Makes an image from a root file system.
+    ///
+    /// # Errors
+    /// As for [`load_images`](Self::load_images).
+    pub async fn import_image(
+        &self,
+        input: impl AsyncRead + Send + Unpin + 'static,
+        options: ImportOptions,
+    ) -> Result<Digest> {
+        let images = self.inner.images.clone();
+        let name = options.reference.as_ref().map(Reference::familiar);
+        let id = with_reader(input, move |mut input| Ok(images.import(&mut input, options)?)).await?;
+        self.emit_image("import", id.to_string(), name.as_deref().unwrap_or_default());
+        Ok(id)
+    }
+
+    /// An archive of images as a stream. Unknown names are an error before the first byte.
+    ///
+    /// # Errors
+    /// [`Error::Image`] for a name without an image.
+    pub async fn save_images(&self, names: Vec<String>) -> Result<impl AsyncRead + Send + use<>> {
+        let (images, wanted) = (self.inner.images.clone(), names.clone());
+        blocking(move || {
+            for name in &wanted {
+                images.resolve(name)?;
+            }
+            Ok(())
+        })
+        .await?;
+        let images = self.inner.images.clone();
+        let (sender, receiver) = mpsc::channel(PIECES);
+        for name in &names {
+            self.emit_image("save", name.clone(), name);
+        }
+        tokio::task::spawn_blocking(move || {
+            let mut writer = std::io::BufWriter::with_capacity(PIECE, ChannelWriter { sender });
+            let saved = images
+                .save(&names, &mut writer)
+                .map_err(|error| std::io::Error::other(error.to_string()))
+                .and_then(|()| std::io::Write::flush(&mut writer));
+            if let Err(error) = saved {
+                tracing::warn!(%error, "an archive of images was not written to its end");
+                // The client sees a broken stream, not a short archive.
+                if let Ok(channel) = writer.into_inner() {
+                    let _client_left = channel.sender.blocking_send(Err(error));
+                }
+            }
+        });
+        Ok(ChannelReader { receiver, rest: Bytes::new() })
+    }
+
+    /// Gives an image another name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a bad name, [`Error::Image`] when there is no such image.
+    pub async fn tag_image(&self, source: &str, repository: &str, tag: &str) -> Result<()> {
+        let invalid = |error: &dyn std::fmt::Display| Error::Invalid(error.to_string());
+        let target = Reference::parse_normalized(repository).map_err(|error| invalid(&error))?;
+        if target.digest().is_some() {
+            return Err(Error::Invalid("refusing to create a tag with a digest reference".into()));
+        }
+        let target = if tag.is_empty() {
+            target.or_latest()
+        } else {
+            target.with_tag(tag).map_err(|error| invalid(&error))?
+        };
+        let (images, source, wanted) = (self.inner.images.clone(), source.to_owned(), target.clone());
+        let id = blocking(move || {
+            images.tag(&source, &wanted)?;
+            Ok(images.resolve(&wanted.familiar())?.id)
+        })
+        .await?;
+        self.emit_image("tag", id.to_string(), &target.familiar());
+        Ok(())
+    }
+
+    /// Removes a name, and the image with its last one.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when containers use it or there is none of that name.
+    pub async fn remove_image(&self, name: &str, force: bool, no_prune: bool) -> Result<Vec<Removed>> {
+        // Layers that nothing needs any more always go: there are no intermediate images to keep.
+        let _ = no_prune;
+        let (engine, name) = (self.clone(), name.to_owned());
+        let removed =
+            blocking(move || Ok(engine.inner.images.remove(&name, force, &|id| engine.image_users(id))?))
+                .await?;
+        self.emit_removed(&removed);
+        self.collect_later();
+        Ok(removed)
+    }
+
+    /// Removes images without a name, or with the filter `dangling=false` every unused one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown filter.
+    pub async fn prune_images(&self, filters: Filters) -> Result<Pruned> {
+        filters.check_keys(&["dangling", "label", "label!", "until"])?;
+        let dangling = filters.boolean("dangling")?.unwrap_or(true);
+        if filters.contains("label") || filters.contains("label!") || filters.contains("until") {
+            return Err(Error::NotImplemented("image prune takes no label or until filter yet".into()));
+        }
+        let engine = self.clone();
+        let pruned =
+            blocking(move || Ok(engine.inner.images.prune(dangling, &|id| engine.image_users(id))?)).await?;
+        self.emit_removed(&pruned.removed);
+        self.collect_later();
+        Ok(Pruned { removed: Vec::new(), images: pruned.removed, reclaimed: pruned.reclaimed })
+    }
+
+    /// Gets an image: for now only the built-in one, from the program next to the engine.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for every other that is not here.
+    pub async fn pull_image(&self, reference: &str) -> Result<PullOutcome> {
+        let wanted = Reference::parse_normalized(reference)
+            .map_err(|error| Error::Invalid(error.to_string()))?
+            .or_latest();
+        let is_built_in =
+            Reference::parse_normalized(BUILT_IN).is_ok_and(|built_in| built_in.or_latest() == wanted);
+        let engine = self.clone();
+        let outcome = blocking(move || {
+            if let Ok(image) = engine.inner.images.resolve(&wanted.familiar()) {
+                return Ok(PullOutcome::UpToDate(image.id));
+            }
+            if !is_built_in {
+                return Err(Error::NotFound(format!(
+                    "cannot pull {}: this version of Wharf has no registry client; use `load` or `import`",
+                    wanted.familiar()
+                )));
+            }
+            let program = engine.inner.config.libexec.join("wharf-hello");
+            Ok(PullOutcome::Builtin(engine.inner.images.builtin(&wanted, &program)?))
+        })
+        .await?;
+        if let PullOutcome::Builtin(id) = &outcome {
+            self.emit_image("pull", id.to_string(), BUILT_IN);
+        }
+        Ok(outcome)
+    }
+
+    /// Containers made from an image, and whether each runs.
+    pub(crate) fn image_users(&self, id: &Digest) -> Vec<wharf_image::User> {
+        let containers = self.inner.containers.all();
+        let uses = containers.iter().filter(|container| container.record().image == *id);
+        uses.map(|container| (container.id.to_string(), container.record().is_running())).collect()
+    }
+
+    fn collect_later(&self) {
+        let images = self.inner.images.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = images.collect() {
+                tracing::warn!(%error, "cannot remove unused image data");
+            }
+        });
+    }
+
+    fn emit_removed(&self, removed: &[Removed]) {
+        for removal in removed {
+            match removal {
+                Removed::Untagged(name) => self.emit_image("untag", name.clone(), name),
+                Removed::Deleted(id) => self.emit_image("delete", id.to_string(), &id.to_string()),
+            }
+        }
+    }
+
+    fn emit_image(&self, action: &str, id: String, name: &str) {
+        self.inner.events.publish(Event {
+            kind: "image",
+            action: action.to_owned(),
+            id,
+            attributes: [("name".to_owned(), name.to_owned())].into(),
+            time: Timestamp::now(),
+        });
+    }
+}
+
+/// `reference=busybox`, `busybox:1.*`, `*/app`, …: the familiar name, with or without its tag.
+fn reference_matches(reference: &Reference, pattern: &str) -> bool {
+    let (familiar, name) = (reference.familiar(), reference.familiar_name());
+    [familiar.as_str(), name.as_str(), familiar.rsplit('/').next().unwrap_or(&familiar)]
+        .iter()
+        .any(|text| glob(pattern.as_bytes(), text.as_bytes()))
+}
+
+/// `*` and `?`, neither of which crosses a slash.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern, text) {
+        ([], []) => true,
+        ([b'*', rest @ ..], _) => {
+            glob(rest, text)
+                || text.split_first().is_some_and(|(first, tail)| *first != b'/' && glob(pattern, tail))
+        }
+        ([b'?', rest @ ..], [first, tail @ ..]) if *first != b'/' => glob(rest, tail),
+        ([wanted, rest @ ..], [first, tail @ ..]) if wanted == first => glob(rest, tail),
+        _ => false,
+    }
+}
+
+/// Feeds an asynchronous stream to work that blocks.
+async fn with_reader<T: Send + 'static>(
+    mut input: impl AsyncRead + Send + Unpin + 'static,
+    work: impl FnOnce(BlockingReader) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(PIECES);
+    let feeder = tokio::spawn(async move {
+        loop {
+            let mut piece = bytes::BytesMut::with_capacity(PIECE);
+            let item = match input.read_buf(&mut piece).await {
+                Ok(0) => return,
+                Ok(_) => Ok(piece.freeze()),
+                Err(error) => Err(error),
+            };
+            let last = item.is_err();
+            if sender.send(item).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    let result = blocking(move || work(BlockingReader { receiver, rest: Bytes::new() })).await;
+    feeder.abort();
+    result
+}
+
+/// The blocking end of [`with_reader`].
+struct BlockingReader {
+    receiver: mpsc::Receiver<std::io::Result<Bytes>>,
+    rest: Bytes,
+}
+
+impl std::io::Read for BlockingReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.rest = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = self.rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.rest.split_to(count));
+        Ok(count)
+    }
+}
+
+struct ChannelWriter {
+    sender: mpsc::Sender<std::io::Result<Bytes>>,
+}
+
+impl std::io::Write for ChannelWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let sent = self.sender.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
+        sent.map(|()| bytes.len()).map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+struct ChannelReader {
+    receiver: mpsc::Receiver<std::io::Result<Bytes>>,
+    rest: Bytes,
+}
+
+impl AsyncRead for ChannelReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.rest.is_empty() {
+            match self.receiver.poll_recv(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(piece)) => self.rest = piece?,
+            }
+        }
+        let count = self.rest.len().min(out.remaining());
+        out.put_slice(&self.rest.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reference_patterns_match_as_docker_s() {
+        let reference = Reference::parse_normalized("localhost:5000/team/app:1.2").unwrap();
+        for good in ["localhost:5000/team/app", "localhost:5000/*/app:1.*", "localhost:5000/team/app:1.2"] {
+            assert!(reference_matches(&reference, good), "{good}");
+        }
+        for bad in ["app2", "*:9", "team"] {
+            assert!(!reference_matches(&reference, bad), "{bad}");
+        }
+        let busybox = Reference::parse_normalized("busybox").unwrap().or_latest();
+        assert!(reference_matches(&busybox, "busy*") && reference_matches(&busybox, "busybox:latest"));
+    }
+}

@@ -1,0 +1,316 @@
+//! From a container's record to the OCI configuration its runtime gets.
+//!
+//! Pure apart from looking at the host's devices: the same record gives the same configuration. Nothing that an image
+//! says can reach a control field: labels and annotations are data (RT-22).
+
+mod devices;
+pub(crate) mod mounts;
+mod resources;
+mod seccomp;
+pub(crate) mod security;
+
+use std::path::Path;
+
+use oci_spec::runtime::{
+    Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+};
+use wharf_linux::cgroup;
+use wharf_model::network::NetworkMode;
+use wharf_model::spec::MountKind;
+
+use crate::containers::{MountRecord, Record, environment};
+use crate::{Error, Result};
+pub(crate) use seccomp::resolve as seccomp_profile;
+pub(crate) use security::{SeccompOption, capabilities, options};
+
+/// What the record does not say: paths and namespaces of this start.
+pub(crate) struct Surroundings<'a> {
+    /// The directory of the container's own files.
+    pub(crate) directory: &'a Path,
+    /// `/wharf/<id>` or below the parent asked for.
+    pub(crate) cgroup: String,
+    /// Network namespace to join instead of a new one.
+    pub(crate) network: Option<String>,
+    /// IPC namespace to join instead of a new one.
+    pub(crate) ipc: Option<String>,
+    /// PID namespace to join instead of a new one.
+    pub(crate) pid: Option<String>,
+}
+
+/// The configuration of one start.
+pub(crate) fn build(record: &Record, around: &Surroundings<'_>) -> Result<Spec> {
+    let host = &record.spec.host;
+    let security = options(host)?;
+    let (device_nodes, device_rules) = devices::build(host)?;
+    let open_paths = host.privileged || security.unconfined_paths;
+    let paths = |asked: &Option<Vec<String>>, default: &[&str]| match asked {
+        Some(paths) => paths.clone(),
+        None if open_paths => Vec::new(),
+        None => default.iter().map(|path| (*path).to_owned()).collect(),
+    };
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces(record, around)?)
+        .cgroups_path(around.cgroup.clone())
+        .resources(resources::build(host, device_rules)?)
+        .devices(device_nodes)
+        .masked_paths(paths(&host.masked_paths, security::MASKED_PATHS))
+        .readonly_paths(paths(&host.readonly_paths, security::READONLY_PATHS))
+        .rootfs_propagation(rootfs_propagation(&record.mounts));
+    if !host.sysctls.is_empty() {
+        linux = linux.sysctl(host.sysctls.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
+    }
+    if let SeccompOption::Profile(profile) = &security.seccomp
+        && !host.privileged
+    {
+        linux = linux.seccomp(seccomp_profile(profile, &capabilities(host)?)?);
+    }
+    let mut spec = SpecBuilder::default()
+        .version("1.2.0")
+        .process(process(record)?)
+        .root(
+            RootBuilder::default()
+                .path("root")
+                .readonly(host.readonly_rootfs)
+                .build()
+                .map_err(invalid_spec)?,
+        )
+        .mounts(all_mounts(record, around)?)
+        .linux(linux.build().map_err(invalid_spec)?);
+    if host.uts_mode != "host" {
+        spec = spec.hostname(hostname(record));
+        if !record.spec.domainname.is_empty() {
+            spec = spec.domainname(record.spec.domainname.clone());
+        }
+    }
+    if !host.annotations.is_empty() {
+        spec = spec
+            .annotations(host.annotations.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
+    }
+    spec.build().map_err(invalid_spec)
+}
+
+/// A builder complained: a defect of ours, since everything was checked.
+fn invalid_spec(error: oci_spec::OciSpecError) -> Error {
+    Error::System(format!("cannot build the runtime configuration: {error}"))
+}
+
+/// The container's own host name.
+pub(crate) fn hostname(record: &Record) -> String {
+    let host = &record.spec.host;
+    if host.uts_mode == "host" || (record.spec.hostname.is_empty() && host.network_mode == NetworkMode::Host)
+    {
+        return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
+    if record.spec.hostname.is_empty() { record.id.short().to_owned() } else { record.spec.hostname.clone() }
+}
+
+/// The process of the container, also the base of every exec.
+pub(crate) fn process(record: &Record) -> Result<oci_spec::runtime::Process> {
+    let spec = &record.spec;
+    let security = options(&spec.host)?;
+    let cwd = if spec.working_dir.is_empty() { "/" } else { &spec.working_dir };
+    let mut process = ProcessBuilder::default()
+        .terminal(spec.tty)
+        // Docker's user string is resolved inside the container by the runtime.
+        .user(UserBuilder::default().uid(0_u32).gid(0_u32).build().map_err(invalid_spec)?)
+        .args(record.command())
+        .env(environment(spec, &hostname(record)))
+        .cwd(cwd)
+        .capabilities(capability_sets(&capabilities(&spec.host)?)?)
+        .no_new_privileges(security.no_new_privileges && !spec.host.privileged)
+        .oom_score_adj(i32::try_from(spec.host.oom_score_adj).unwrap_or(0))
+        .rlimits(rlimits(record)?);
+    if let Some(profile) = security.apparmor.filter(|profile| profile != "unconfined") {
+        process = process.apparmor_profile(profile);
+    }
+    process.build().map_err(invalid_spec)
+}
+
+/// Bounding, effective and permitted; inheritable and ambient stay empty (RT-14).
+pub(crate) fn capability_sets(
+    names: &std::collections::BTreeSet<&'static str>,
+) -> Result<oci_spec::runtime::LinuxCapabilities> {
+    let set: Capabilities = names.iter().filter_map(|name| name.parse::<Capability>().ok()).collect();
+    LinuxCapabilitiesBuilder::default()
+        .bounding(set.clone())
+        .effective(set.clone())
+        .permitted(set)
+        .inheritable(Capabilities::new())
+        .ambient(Capabilities::new())
+        .build()
+        .map_err(invalid_spec)
+}
+
+fn rlimits(record: &Record) -> Result<Vec<PosixRlimit>> {
+    let kind = |name: &str| {
+        Some(match name {
+            "as" => PosixRlimitType::RlimitAs,
+            "core" => PosixRlimitType::RlimitCore,
+            "cpu" => PosixRlimitType::RlimitCpu,
+            "data" => PosixRlimitType::RlimitData,
+            "fsize" => PosixRlimitType::RlimitFsize,
+            "locks" => PosixRlimitType::RlimitLocks,
+            "memlock" => PosixRlimitType::RlimitMemlock,
+            "msgqueue" => PosixRlimitType::RlimitMsgqueue,
+            "nice" => PosixRlimitType::RlimitNice,
+            "nofile" => PosixRlimitType::RlimitNofile,
+            "nproc" => PosixRlimitType::RlimitNproc,
+            "rss" => PosixRlimitType::RlimitRss,
+            "rtprio" => PosixRlimitType::RlimitRtprio,
+            "rttime" => PosixRlimitType::RlimitRttime,
+            "sigpending" => PosixRlimitType::RlimitSigpending,
+            "stack" => PosixRlimitType::RlimitStack,
+            _ => return None,
+        })
+    };
+    // -1 is "unlimited", as is RLIM_INFINITY in the kernel.
+    let value = |limit: i64| u64::try_from(limit).unwrap_or(u64::MAX);
+    let mut limits = Vec::new();
+    for limit in &record.spec.host.ulimits {
+        let kind = kind(&limit.name)
+            .ok_or_else(|| Error::Invalid(format!("invalid ulimit type: {}", limit.name)))?;
+        let built =
+            PosixRlimitBuilder::default().typ(kind).soft(value(limit.soft)).hard(value(limit.hard)).build();
+        limits.push(built.map_err(invalid_spec)?);
+    }
+    Ok(limits)
+}
+
+fn namespaces(record: &Record, around: &Surroundings<'_>) -> Result<Vec<LinuxNamespace>> {
+    let host = &record.spec.host;
+    let mut list = Vec::new();
+    let mut add = |kind: LinuxNamespaceType, path: Option<&String>| -> Result<()> {
+        let mut builder = LinuxNamespaceBuilder::default().typ(kind);
+        if let Some(path) = path {
+            builder = builder.path(path);
+        }
+        list.push(builder.build().map_err(invalid_spec)?);
+        Ok(())
+    };
+    add(LinuxNamespaceType::Mount, None)?;
+    if host.network_mode != NetworkMode::Host {
+        add(LinuxNamespaceType::Network, around.network.as_ref())?;
+    }
+    if host.ipc_mode != "host" {
+        add(LinuxNamespaceType::Ipc, around.ipc.as_ref())?;
+    }
+    if host.pid_mode != "host" {
+        add(LinuxNamespaceType::Pid, around.pid.as_ref())?;
+    }
+    if host.uts_mode != "host" {
+        add(LinuxNamespaceType::Uts, None)?;
+    }
+    if private_cgroup(record) {
+        add(LinuxNamespaceType::Cgroup, None)?;
+    }
+    Ok(list)
+}
+
+/// Docker's default: private where the whole machine has cgroup v2, the host's otherwise.
+pub(crate) fn private_cgroup(record: &Record) -> bool {
+    let host = &record.spec.host;
+    match host.cgroupns_mode.as_str() {
+        "private" => true,
+        "host" => false,
+        _ => !host.privileged && matches!(cgroup::detect(), Ok(cgroup::Mode::V2)),
+    }
+}
+
+fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Result<Mount> {
+    let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+    MountBuilder::default()
+        .destination(target)
+        .typ(kind)
+        .source(source)
+        .options(options)
+        .build()
+        .map_err(invalid_spec)
+}
+
+fn all_mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
+    let host = &record.spec.host;
+    let access = if host.privileged { "rw" } else { "ro" };
+    let shm_size = format!("size={}", host.shm_size);
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        )?,
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access])?,
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"])?,
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
+    ];
+    let replaced = |target: &str| record.mounts.iter().any(|mount| mount.target == target);
+    if host.ipc_mode == "host" {
+        mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"])?);
+    } else if let Some(path) = &around.ipc {
+        // The shared memory of the container whose IPC namespace is joined.
+        let process = path.trim_end_matches("/ns/ipc");
+        mounts.push(mount("/dev/shm", "bind", &format!("{process}/root/dev/shm"), &["bind", "rprivate"])?);
+    } else {
+        mounts.push(mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", &shm_size],
+        )?);
+    }
+    for file in ["resolv.conf", "hostname", "hosts"] {
+        let target = format!("/etc/{file}");
+        if !replaced(&target) {
+            let source = around.directory.join(file);
+            mounts.push(mount(&target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"])?);
+        }
+    }
+    // A mount of the caller's replaces ours at the same place.
+    mounts.retain(|ours| !replaced(&ours.destination().to_string_lossy()));
+    for record in &record.mounts {
+        mounts.push(own_mount(record)?);
+    }
+    Ok(mounts)
+}
+
+fn own_mount(record: &MountRecord) -> Result<Mount> {
+    let access = if record.read_only { "ro" } else { "rw" };
+    match record.kind {
+        MountKind::Bind => {
+            let bind = if record.non_recursive { "bind" } else { "rbind" };
+            mount(&record.target, "bind", &record.source, &[bind, &record.propagation, access])
+        }
+        MountKind::Volume | MountKind::Image => {
+            mount(&record.target, "bind", &record.source, &["rbind", "rprivate", access])
+        }
+        MountKind::Tmpfs => {
+            let mut options = vec!["nosuid", "nodev"];
+            let given = |name: &str| record.options.iter().any(|option| option == name);
+            if !given("exec") {
+                options.push("noexec");
+            }
+            options.retain(|option| !given(&option[2..]));
+            let chosen = record.options.iter().map(String::as_str);
+            options.extend(chosen.filter(|option| !matches!(*option, "exec" | "suid" | "dev" | "rw" | "ro")));
+            if record.read_only {
+                options.push("ro");
+            }
+            mount(&record.target, "tmpfs", "tmpfs", &options)
+        }
+    }
+}
+
+/// Shared or slave binds need a root that lets propagation through.
+fn rootfs_propagation(mounts: &[MountRecord]) -> &'static str {
+    let any = |names: [&str; 2]| mounts.iter().any(|mount| names.contains(&mount.propagation.as_str()));
+    if any(["shared", "rshared"]) {
+        "shared"
+    } else if any(["slave", "rslave"]) {
+        "rslave"
+    } else {
+        "private"
+    }
+}
