@@ -16,7 +16,7 @@ use crate::PublishedPort;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A program of the host holds the port.
-    #[error("failed to bind host port for {}: address already in use", binding(.host, .container))]
+    #[error("failed to bind host port for {}: address already in use", binding(.host, .container, *.protocol))]
     PortInUse {
         /// The wished host address and port.
         host: SocketAddrV4,
@@ -49,20 +49,24 @@ pub enum Error {
     },
     /// The host has no such address to publish on.
     #[error("failed to bind host port for {}: cannot assign requested address; the host has no address {}",
-        binding(.host, .container), .host.ip())]
+        binding(.host, .container, *.protocol), .host.ip())]
     NoSuchAddress {
         /// The wished host address and port.
         host: SocketAddrV4,
         /// The container's address and port.
         container: SocketAddrV4,
+        /// The protocol.
+        protocol: Protocol,
     },
     /// A published port could not be bound for another reason.
-    #[error("failed to bind host port for {}: {source}", binding(.host, .container))]
+    #[error("failed to bind host port for {}: {source}", binding(.host, .container, *.protocol))]
     Bind {
         /// The wished host address and port.
         host: SocketAddrV4,
         /// The container's address and port.
         container: SocketAddrV4,
+        /// The protocol.
+        protocol: Protocol,
         /// The kernel's reason.
         source: io::Error,
     },
@@ -98,13 +102,17 @@ pub enum Error {
         subnet: Ipv4Net,
     },
     /// Every subnet a default bridge may take overlaps one of the host's.
-    #[error("could not find a subnet for bridge {bridge} that overlaps none of the host's routes; give one with --bip")]
+    #[error(
+        "could not find a subnet for bridge {bridge} that overlaps none of the host's routes; give one with --bip"
+    )]
     SubnetsExhausted {
         /// The bridge.
         bridge: String,
     },
     /// The configured subnet cannot hold containers.
-    #[error("invalid subnet {subnet} for bridge {bridge}: it needs room for a gateway and a container (/30 or larger)")]
+    #[error(
+        "invalid subnet {subnet} for bridge {bridge}: it needs room for a gateway and a container (/30 or larger)"
+    )]
     InvalidSubnet {
         /// The bridge.
         bridge: String,
@@ -134,6 +142,22 @@ pub enum Error {
         value: &'static str,
         /// The reason.
         source: io::Error,
+    },
+    /// The network namespace of a container could not be entered.
+    #[error("cannot enter the network namespace of {container}: {source}")]
+    Enter {
+        /// The container.
+        container: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The bridge's name belongs to an interface that is no bridge.
+    #[error(
+        "cannot use {name} as bridge: it is an interface of another kind; choose another name with --bridge"
+    )]
+    NotABridge {
+        /// The name.
+        name: String,
     },
     /// The state database failed.
     #[error(transparent)]
@@ -176,6 +200,8 @@ impl Error {
             | Self::Bind { .. }
             | Self::Kernel { .. }
             | Self::Sysctl { .. }
+            | Self::Enter { .. }
+            | Self::NotABridge { .. }
             | Self::Teardown { .. } => ErrorKind::System,
             Self::AddressInUse { .. } => ErrorKind::Forbidden,
             Self::AddressOutside { .. }
@@ -198,9 +224,9 @@ impl From<wharf_state::rusqlite::Error> for Error {
     }
 }
 
-/// `0.0.0.0:8080:172.17.0.2:80`.
-fn binding(host: &SocketAddrV4, container: &SocketAddrV4) -> String {
-    format!("{host}:{container}")
+/// `0.0.0.0:8080:172.17.0.2:80/tcp`, as Docker writes it.
+fn binding(host: &SocketAddrV4, container: &SocketAddrV4, protocol: Protocol) -> String {
+    format!("{host}:{container}/{protocol}")
 }
 
 /// Errors one after another, separated by semicolons.

@@ -1,8 +1,20 @@
 //! Bridge networking: endpoints, addresses, published ports, firewall as a value.
+//!
+//! [`Network`] is all that other crates see. Inside, each module knows one thing: `link` what rtnetlink is told, `firewall`
+//! the table as a value and its encoding, `conntrack` how to forget connections, `ports` the reservation of host ports,
+//! `records` the database, `bridge` the choice of addresses, `network` the order of it all and what happens when a step
+//! fails. No program is run; every call is synchronous.
 
+mod bridge;
+mod conntrack;
 mod endpoint;
 mod error;
+mod firewall;
+mod link;
 mod network;
+mod ports;
+mod records;
+mod sysctl;
 
 pub use endpoint::{
     Attached, CONTAINER_INTERFACE, Endpoint, EndpointRequest, HostPort, InvalidHostPort, InvalidMac, Mac,

@@ -1,22 +1,46 @@
-//! The façade.
+//! The façade: one default bridge network per engine.
+//!
+//! Layout in the kernel: a bridge (`wharf0`), for each container a veth pair whose host end is a port of it, one
+//! `nf_tables` table. In the state database: see `records`.
+//!
+//! Invariants: an endpoint's row is written before anything of it exists in the kernel and removed only when nothing of it
+//! is left, so whatever a crash leaves is found by its row. A live change of the firewall is set elements only; the table
+//! as a whole is replaced in one transaction.
+//!
+//! Locking: `kernel` is held for exchanges with the host's sockets, never while a container's network namespace is entered
+//! or a link is removed, which may take the kernel many milliseconds. A database transaction never waits for `kernel`.
+//! [`Network::reconcile`] holds `kernel` from reading the rows to replacing the table, and an endpoint's elements and row
+//! go together under it, so that a removed endpoint cannot come back with the table.
+//!
+//! Crash: at any point at most an endpoint without a living container, which the next reconcile sweeps.
 
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::Ipv4Net;
+use rustix::io::Errno;
+use wharf_linux::netlink::{self, Family, Socket, in_netns};
+use wharf_model::network::Protocol;
 use wharf_state::Database;
 
-use crate::{Attached, EndpointRequest, Error};
+use crate::bridge::{self, Bridge, Names};
+use crate::firewall::{self, Table, Transaction};
+use crate::link::{self, Addressing};
+use crate::ports::Allocator;
+use crate::records::Records;
+use crate::{Attached, CONTAINER_INTERFACE, Endpoint, EndpointRequest, Error, Mac, conntrack, sysctl};
 
 /// How an engine's network is set up.
 #[derive(Clone, Debug)]
 pub struct NetworkConfig {
     /// Empty for the default engine, else a short suffix that keeps engines on one machine apart.
     pub instance: String,
-    /// The bridge's name (`--bridge`); `None` for `wharf0` or `wh-<instance>`.
+    /// The bridge's name (`--bridge`); `None` for `wharf0` or `wh-<instance>`. A bridge of this name that exists is used
+    /// with the addresses it has.
     pub bridge: Option<String>,
-    /// The bridge's address with its prefix (`--bip`); `None` for a free private subnet.
+    /// The bridge's address with its prefix (`--bip`); `None` for a free private subnet. A change takes effect when no
+    /// container is on the bridge.
     pub subnet: Option<Ipv4Net>,
     /// Where leases and endpoints are recorded.
     pub state: Database,
@@ -36,34 +60,97 @@ pub struct BridgeInfo {
 /// The default bridge network of one engine. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Network {
-    shared: Arc<NetworkConfig>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: NetworkConfig,
+    names: Names,
+    records: Records,
+    ports: Allocator,
+    kernel: Mutex<Kernel>,
+}
+
+/// The host's sockets, and the bridge once it is known to be there.
+#[derive(Debug)]
+struct Kernel {
+    route: Socket,
+    filter: Socket,
+    bridge: Option<Bridge>,
 }
 
 impl Network {
-    /// Opens the network. Nothing is made in the kernel before the first endpoint.
+    /// Opens the network in the calling thread's network namespace. Nothing is made in the kernel before the first
+    /// endpoint.
     ///
     /// # Errors
-    /// An invalid name or subnet, or a failure of the state database.
+    /// An invalid name or subnet, or a failure of the state database or of netlink.
     pub fn open(config: NetworkConfig) -> Result<Self, Error> {
-        Ok(Self { shared: Arc::new(config) })
+        let names = Names::new(&config)?;
+        bridge::validate(&config, &names)?;
+        let records = Records::open(config.state.clone())?;
+        let open = |family, action: &str| {
+            Socket::open(family).map_err(|source| Error::Kernel { action: action.into(), source })
+        };
+        let kernel = Kernel {
+            route: open(Family::Route, "speak to the kernel about links")?,
+            filter: open(Family::Netfilter, "speak to the kernel about the firewall")?,
+            bridge: None,
+        };
+        let shared =
+            Shared { config, names, records, ports: Allocator::default(), kernel: Mutex::new(kernel) };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Gives a container its place on the bridge and publishes its ports. Whatever a failed call has made is taken back.
+    /// Gives a container its place on the bridge and publishes its ports. Whatever a failed call has made is taken back;
+    /// an endpoint the container still has from an earlier life is removed first.
     ///
     /// # Errors
     /// A port or an address that cannot be had, or a refusal of the kernel.
     pub fn attach(&self, request: &EndpointRequest<'_>) -> Result<Attached, Error> {
-        let _ = (&self.shared, request);
-        Err(Error::SubnetsExhausted { bridge: String::new() })
+        let Shared { names, records, ports, .. } = &*self.shared;
+        if let Some(mac) = request.mac.filter(|mac| !mac.is_station()) {
+            return Err(Error::InvalidMac(mac));
+        }
+        self.detach(request.container)?;
+        let bridge = self.shared.ready()?;
+        let (endpoint, reservations) = records.grant(bridge.pool, request.address, |address, holder| {
+            let (published, sockets) = ports.reserve(request.ports, address, holder)?;
+            let endpoint = Endpoint {
+                container: request.container.to_owned(),
+                host_interface: names.host_interface(request.container),
+                interface: CONTAINER_INTERFACE.to_owned(),
+                address,
+                prefix_len: bridge.pool.gateway.prefix_len(),
+                gateway: bridge.pool.gateway.addr(),
+                mac: request.mac.unwrap_or_else(|| Mac::derived(address)),
+                ports: published,
+            };
+            Ok((endpoint, sockets))
+        })?;
+        let wired =
+            self.shared.wire(&endpoint, request.netns, bridge).and_then(|()| self.shared.publish(&endpoint));
+        let Err(cause) = wired else { return Ok(Attached { endpoint, reservations }) };
+        let cleanup = self.shared.take_down(&endpoint);
+        if cleanup.is_empty() {
+            return Err(cause);
+        }
+        Err(Error::Unfinished { cause: Box::new(cause), cleanup })
     }
 
     /// Takes a container off the bridge and its ports back. A container without an endpoint is no error.
     ///
     /// # Errors
-    /// [`Error::Teardown`] with every step that failed; the others were done.
+    /// [`Error::Teardown`] with every step that failed; the others were done, and the lease is kept until a later call or
+    /// [`Network::reconcile`] finishes.
     pub fn detach(&self, container: &str) -> Result<(), Error> {
-        let _ = container;
-        Ok(())
+        let Some(endpoint) = self.shared.records.endpoint(container)? else { return Ok(()) };
+        let failures = self.shared.take_down(&endpoint);
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Teardown { what: container.to_owned(), failures })
     }
 
     /// Brings up the loopback interface of a network namespace that gets no endpoint (`--network none`).
@@ -71,18 +158,20 @@ impl Network {
     /// # Errors
     /// A refusal of the kernel.
     pub fn loopback(&self, netns: BorrowedFd<'_>) -> Result<(), Error> {
-        let _ = netns;
-        Ok(())
+        let up = || Socket::open(Family::Route).and_then(|mut socket| link::loopback_up(&mut socket));
+        in_netns(netns, up)
+            .map_err(|source| Error::Enter { container: "the container".into(), source })?
+            .map_err(|source| Error::Kernel { action: "bring up the loopback interface".into(), source })
     }
 
-    /// Makes the kernel agree with the record: endpoints of containers that are not in `live` go, the firewall is
-    /// rebuilt in one transaction, a lost bridge comes back. Returns the containers whose endpoints were swept.
+    /// Makes the kernel agree with the record: endpoints of containers that are not in `live` go, a lost bridge comes
+    /// back with its ports, the firewall is replaced in one transaction. An engine that never had an endpoint makes
+    /// nothing. Returns the containers whose endpoints were swept.
     ///
     /// # Errors
-    /// A failure of the state database or a refusal of the kernel.
+    /// A failure of the state database or a refusal of the kernel; what could be repaired was.
     pub fn reconcile(&self, live: &[&str]) -> Result<Vec<String>, Error> {
-        let _ = live;
-        Ok(Vec::new())
+        self.shared.reconcile(live)
     }
 
     /// The bridge's name, subnet and gateway; chooses and records a subnet if there is none yet.
@@ -90,22 +179,285 @@ impl Network {
     /// # Errors
     /// [`Error::SubnetsExhausted`], or a failure of the state database.
     pub fn info(&self) -> Result<BridgeInfo, Error> {
-        Err(Error::SubnetsExhausted { bridge: String::new() })
+        let Shared { config, names, records, .. } = &*self.shared;
+        let mut kernel = self.shared.kernel();
+        let pool = match kernel.bridge {
+            Some(bridge) => bridge.pool,
+            None => bridge::pool(&mut kernel.route, config, names, records)?,
+        };
+        Ok(BridgeInfo { name: names.bridge.clone(), subnet: pool.subnet(), gateway: pool.gateway.addr() })
     }
 
     /// Every recorded endpoint.
     ///
     /// # Errors
     /// A failure of the state database.
-    pub fn endpoints(&self) -> Result<Vec<crate::Endpoint>, Error> {
-        Ok(Vec::new())
+    pub fn endpoints(&self) -> Result<Vec<Endpoint>, Error> {
+        self.shared.records.endpoints()
     }
 
-    /// Removes bridge and firewall table if no endpoint is left.
+    /// Removes the firewall table and the bridge, unless somebody else made it, if no endpoint is left.
     ///
     /// # Errors
     /// [`Error::Teardown`] with every step that failed.
     pub fn shutdown(&self) -> Result<(), Error> {
+        let Shared { names, records, .. } = &*self.shared;
+        let mut kernel = self.shared.kernel();
+        if !records.is_empty()? {
+            return Ok(());
+        }
+        kernel.bridge = None;
+        let mut failures = Vec::new();
+        let mut note = |action: String, done: Result<(), netlink::Error>| {
+            failures.extend(done.err().map(|source| Error::Kernel { action, source }));
+        };
+        note(
+            format!("remove the firewall table {}", names.table),
+            Transaction::new(&names.table).remove().commit(&mut kernel.filter),
+        );
+        if names.own_bridge {
+            note(format!("remove bridge {}", names.bridge), link::delete(&mut kernel.route, &names.bridge));
+        }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Teardown { what: names.bridge.clone(), failures })
+        }
+    }
+}
+
+impl Shared {
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        // A panic in between leaves sockets that number their messages anew and a bridge that is looked at again.
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bridge and the table, made on first use.
+    fn ready(&self) -> Result<Bridge, Error> {
+        let mut kernel = self.kernel();
+        match kernel.bridge {
+            Some(bridge) => Ok(bridge),
+            None => self.make_ready(&mut kernel),
+        }
+    }
+
+    /// Makes bridge and table whatever is thought to be there.
+    fn make_ready(&self, kernel: &mut Kernel) -> Result<Bridge, Error> {
+        kernel.bridge = None;
+        let pool = bridge::pool(&mut kernel.route, &self.config, &self.names, &self.records)?;
+        let bridge = bridge::make(&mut kernel.route, &self.names, pool)?;
+        self.replace_table(kernel, bridge, &self.records.endpoints()?)?;
+        kernel.bridge = Some(bridge);
+        Ok(bridge)
+    }
+
+    fn replace_table(
+        &self,
+        kernel: &mut Kernel,
+        bridge: Bridge,
+        endpoints: &[Endpoint],
+    ) -> Result<(), Error> {
+        let Names { bridge: name, table, .. } = &self.names;
+        let table = Table::build(table, name, bridge.pool.subnet(), endpoints);
+        Transaction::new(&table.name).replace(&table).commit(&mut kernel.filter).map_err(|source| {
+            Error::Kernel { action: format!("install the firewall table {}", table.name), source }
+        })
+    }
+
+    /// Makes the veth pair and sets up both ends.
+    fn wire(&self, endpoint: &Endpoint, netns: BorrowedFd<'_>, bridge: Bridge) -> Result<(), Error> {
+        let Endpoint { container, host_interface, interface, .. } = endpoint;
+        let refused = |action: &str| {
+            let action = format!("{action} of {container}");
+            move |source| Error::Kernel { action, source }
+        };
+        // One visit: interfaces born here from now on have no IPv6, and the socket stays with the namespace.
+        let mut inside = in_netns(netns, || {
+            sysctl::forbid_ipv6("default")?;
+            Socket::open(Family::Route).map_err(refused("open a socket in the network namespace"))
+        })
+        .map_err(|source| Error::Enter { container: container.clone(), source })??;
+        link::create_veth(
+            &mut self.kernel().route,
+            host_interface,
+            bridge.mtu,
+            interface,
+            endpoint.mac,
+            netns,
+        )
+        .map_err(refused("create the network interface"))?;
+        sysctl::forbid_ipv6(host_interface)?;
+        let index = link::find(&mut inside, interface)
+            .map_err(refused("find the network interface"))?
+            .ok_or_else(|| refused("find the network interface")(netlink::Error::Answer("empty")))?
+            .index;
+        let address = Ipv4Net::new(endpoint.address, endpoint.prefix_len).unwrap_or(bridge.pool.subnet());
+        let addressing = Addressing { index, address, gateway: Some(endpoint.gateway), loopback: true };
+        link::configure(&mut inside, &addressing).map_err(refused("set up the network interface"))?;
+        self.join(&mut self.kernel(), endpoint, bridge)
+    }
+
+    /// Makes the host's end a port of the bridge. A bridge that somebody has removed is made again.
+    fn join(&self, kernel: &mut Kernel, endpoint: &Endpoint, bridge: Bridge) -> Result<(), Error> {
+        let hairpin = !endpoint.ports.is_empty();
+        let name = &endpoint.host_interface;
+        let joined = match link::join_bridge(&mut kernel.route, name, bridge.index, hairpin) {
+            Err(error) if matches!(error.errno(), Some(Errno::NODEV | Errno::INVAL)) => {
+                let bridge = self.make_ready(kernel)?;
+                link::join_bridge(&mut kernel.route, name, bridge.index, hairpin)
+            }
+            joined => joined,
+        };
+        joined.map_err(|source| Error::Kernel {
+            action: format!("connect {} to bridge {}", endpoint.container, self.names.bridge),
+            source,
+        })
+    }
+
+    /// Opens the published ports. A table that somebody has flushed is made again, which contains them.
+    fn publish(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        if endpoint.ports.is_empty() {
+            return Ok(());
+        }
+        let mut kernel = self.kernel();
+        let change = Transaction::new(&self.names.table).add(&firewall::elements(endpoint));
+        match change.commit(&mut kernel.filter) {
+            Err(error) if error.errno() == Some(Errno::NOENT) => {
+                self.make_ready(&mut kernel)?;
+            }
+            done => done.map_err(|source| Error::Kernel {
+                action: format!("publish the ports of {}", endpoint.container),
+                source,
+            })?,
+        }
+        for port in endpoint.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
+            forgotten(conntrack::forget_port(&mut kernel.filter, port.protocol, port.host_port));
+        }
         Ok(())
+    }
+
+    /// Removes everything of an endpoint, goes on after failures, and gives the lease back if there was none.
+    fn take_down(&self, endpoint: &Endpoint) -> Vec<Error> {
+        let mut failures = Vec::new();
+        // A socket of its own: the kernel takes its time to remove a link, and others must not wait.
+        let deleted = Socket::open(Family::Route)
+            .and_then(|mut socket| link::delete(&mut socket, &endpoint.host_interface));
+        failures.extend(deleted.err().map(|source| Error::Kernel {
+            action: format!("remove the network interface of {}", endpoint.container),
+            source,
+        }));
+        let mut kernel = self.kernel();
+        failures.extend(self.unpublish(&mut kernel, endpoint).err());
+        forgotten(conntrack::forget_address(&mut kernel.filter, endpoint.address));
+        if failures.is_empty() {
+            failures.extend(self.records.remove(&endpoint.container).err());
+        }
+        failures
+    }
+
+    fn unpublish(&self, kernel: &mut Kernel, endpoint: &Endpoint) -> Result<(), Error> {
+        let published = firewall::elements(endpoint);
+        let withdraw = |socket: &mut Socket, keys: &[firewall::Key]| {
+            Transaction::new(&self.names.table).withdraw(keys.iter()).commit(socket)
+        };
+        if published.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<_> = published.into_keys().collect();
+        let mut done = withdraw(&mut kernel.filter, &keys);
+        if done.as_ref().is_err_and(is_absent) {
+            // One that is not there keeps the others; one by one, those that are there go.
+            done = keys.chunks(1).try_for_each(|key| match withdraw(&mut kernel.filter, key) {
+                Err(error) if is_absent(&error) => Ok(()),
+                done => done,
+            });
+        }
+        done.map_err(|source| Error::Kernel {
+            action: format!("take back the ports of {}", endpoint.container),
+            source,
+        })
+    }
+
+    fn reconcile(&self, live: &[&str]) -> Result<Vec<String>, Error> {
+        let mut kernel = self.kernel();
+        let known = self.records.containers()?;
+        let (kept, dead): (Vec<_>, Vec<_>) =
+            known.into_iter().partition(|container| live.contains(&container.as_str()));
+        let looking = |source| Error::Kernel { action: "list the network interfaces".into(), source };
+        let links = link::all(&mut kernel.route).map_err(looking)?;
+        let exists = links.iter().any(|link| link.name == self.names.bridge);
+        if kept.is_empty() && dead.is_empty() && !exists {
+            return Ok(Vec::new());
+        }
+        let endpoints = self.records.endpoints()?;
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            endpoints.into_iter().partition(|endpoint| kept.contains(&endpoint.container));
+        for container in &dead {
+            let name = self.names.host_interface(container);
+            link::delete(&mut kernel.route, &name).map_err(|source| Error::Kernel {
+                action: format!("remove the network interface of {container}"),
+                source,
+            })?;
+        }
+        let pool = bridge::pool(&mut kernel.route, &self.config, &self.names, &self.records)?;
+        let bridge = bridge::make(&mut kernel.route, &self.names, pool)?;
+        self.replace_table(&mut kernel, bridge, &kept)?;
+        kernel.bridge = Some(bridge);
+        for endpoint in &gone {
+            forgotten(conntrack::forget_address(&mut kernel.filter, endpoint.address));
+        }
+        for container in &dead {
+            self.records.remove(container)?;
+        }
+        self.repair_ports(&mut kernel, bridge, &kept, &links)?;
+        Ok(dead)
+    }
+
+    /// Connects living endpoints whose bridge was lost, and removes ports of our bridge that nobody owns.
+    fn repair_ports(
+        &self,
+        kernel: &mut Kernel,
+        bridge: Bridge,
+        kept: &[Endpoint],
+        links: &[link::Link],
+    ) -> Result<(), Error> {
+        for endpoint in kept {
+            match links.iter().find(|link| link.name == endpoint.host_interface) {
+                Some(link) if link.master == Some(bridge.index) && link.up => {}
+                Some(_) => self.join(kernel, endpoint, bridge)?,
+                None => tracing::warn!(
+                    container = %endpoint.container,
+                    "the container has lost its network interface; restart it to give it a new one"
+                ),
+            }
+        }
+        let owned = |name: &str| kept.iter().any(|endpoint| endpoint.host_interface == name);
+        let strays = links.iter().filter(|link| {
+            self.names.own_bridge
+                && link.master == Some(bridge.index)
+                && link.kind == "veth"
+                && !owned(&link.name)
+        });
+        for stray in strays {
+            link::delete(&mut kernel.route, &stray.name).map_err(|source| Error::Kernel {
+                action: format!("remove the stray network interface {}", stray.name),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The element or the table is not there.
+fn is_absent(error: &netlink::Error) -> bool {
+    error.errno() == Some(Errno::NOENT)
+}
+
+/// A connection that is not forgotten runs into its timeout: not worth a failure. Kernels before 6.3 cannot do it.
+fn forgotten(done: Result<(), netlink::Error>) {
+    if let Err(error) = done
+        && !is_absent(&error)
+    {
+        tracing::debug!("cannot forget tracked connections: {error}");
     }
 }
