@@ -33,7 +33,7 @@ pub enum Error {
     #[error("{0}")]
     NotModified(String),
     /// The container's command could not be started; the text carries the runtime's reason.
-    #[error("failed to create task for container: {message}")]
+    #[error("{}{message}", if matches!(exit_code, 126 | 127) { "failed to create task for container: " } else { "" })]
     Start {
         /// The runtime's reason.
         message: String,
@@ -68,6 +68,19 @@ pub enum Error {
     /// The network failed.
     #[error("failed to set up container networking: {0}")]
     Network(#[from] wharf_net::Error),
+    /// A port could not be published.
+    #[error(
+        "failed to set up container networking: driver failed programming external connectivity on endpoint {name} \
+         ({id}): {error}"
+    )]
+    Publish {
+        /// The container's name.
+        name: String,
+        /// The container's id.
+        id: wharf_model::ContainerId,
+        /// The network's reason.
+        error: wharf_net::Error,
+    },
     /// The state database failed.
     #[error(transparent)]
     State(#[from] wharf_state::Error),
@@ -83,6 +96,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same failure with more of its circumstances in front.
+    pub(crate) fn with_prefix(self, prefix: &str) -> Self {
+        let text = format!("{prefix}{self}");
+        match self.kind() {
+            ErrorKind::InvalidParameter => Self::Invalid(text),
+            ErrorKind::NotFound => Self::NotFound(text),
+            ErrorKind::Conflict => Self::Conflict(text),
+            _ => Self::System(text),
+        }
+    }
+
     /// The sort of the failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -103,7 +127,7 @@ impl Error {
             Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::Deadline { .. } => ErrorKind::Deadline,
             Self::Image(error) => error.kind(),
-            Self::Network(error) => error.kind(),
+            Self::Network(error) | Self::Publish { error, .. } => error.kind(),
             Self::State(error) if error.is_full() => ErrorKind::Exhausted,
             Self::File(error) if error.is_full() => ErrorKind::Exhausted,
             Self::Start { .. }

@@ -128,13 +128,13 @@ impl Engine {
     /// [`Error::Conflict`] when the container does not run, [`Error::Invalid`] without a command.
     #[expect(clippy::unused_async, reason = "one colour for the whole façade")]
     pub async fn create_exec(&self, container: &str, spec: ExecSpec) -> Result<ExecId> {
-        let container = self.find(container)?;
+        let name = container;
+        let container = self.find(name)?;
         match container.record().phase {
             Phase::Running => {}
             Phase::Paused => {
                 return Err(Error::Conflict(format!(
-                    "container {} is paused, unpause the container before exec",
-                    container.id
+                    "Container {name} is paused, unpause the container before exec"
                 )));
             }
             _ => return Err(container.not_running()),

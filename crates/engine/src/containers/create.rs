@@ -37,8 +37,10 @@ impl Engine {
         spec: ContainerSpec,
     ) -> Result<(Arc<Container>, Vec<String>)> {
         let image = self.inner.images.resolve(&spec.image)?;
+        let foreign = check_platform(&spec, &image)?;
         let spec = merge(spec, &image);
-        let warnings = self.check(&spec)?;
+        let mut warnings = self.check(&spec)?;
+        warnings.extend(foreign);
         let id = ContainerId::from_bytes(random_id()?);
         let name = self.take_name(name, &id)?;
         let made = self.create_files(&id, &name, spec, &image);
@@ -171,9 +173,9 @@ impl Engine {
 
     fn check_namespaces(&self, spec: &ContainerSpec) -> Result<()> {
         match &spec.host.network_mode {
-            NetworkMode::Named(name) => return Err(Error::NoSuchNetwork(name.clone())),
             NetworkMode::Container(name) => drop(self.find(name)?),
-            NetworkMode::Bridge { .. } => {}
+            // A network may be made between create and start; whether it is there is start's question.
+            NetworkMode::Bridge { .. } | NetworkMode::Named(_) => {}
             NetworkMode::Host | NetworkMode::None => {
                 if spec.ipv4_address.is_some() {
                     return Err(Error::Invalid(
@@ -209,6 +211,39 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Compares the image's platform with the one asked for and with this machine; answers a warning.
+fn check_platform(spec: &ContainerSpec, image: &Image) -> Result<Option<String>> {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let has = format!("{}/{}", image.config.os(), image.config.architecture());
+    if let Some(wanted) = spec.platform.as_deref().filter(|wanted| !wanted.is_empty()) {
+        // The variant (`arm/v7`) narrows what the image says; only what both name is compared.
+        let wanted_base: Vec<&str> = wanted.splitn(3, '/').take(2).collect();
+        let matches = match wanted_base[..] {
+            [one] => has.split('/').any(|part| part == one),
+            _ => wanted_base.join("/") == has,
+        };
+        if !matches {
+            return Err(Error::NotFound(format!(
+                "image with reference {} was found but its platform ({has}) does not match the specified platform \
+                 ({wanted})",
+                spec.image
+            )));
+        }
+        return Ok(None);
+    }
+    let host = format!("linux/{architecture}");
+    Ok((has != host).then(|| {
+        format!(
+            "The requested image's platform ({has}) does not match the detected host platform ({host}) and no specific \
+             platform was requested"
+        )
+    }))
 }
 
 /// Names that end up in files the container reads must not carry line breaks or separators into them (RT-18).

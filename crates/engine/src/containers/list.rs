@@ -37,7 +37,10 @@ impl Engine {
         for status in filters.values("status") {
             let known = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
             if !known.contains(&status) {
-                return Err(Error::Invalid(format!("invalid filter 'status={status}'")));
+                return Err(Error::Invalid(format!(
+                    "invalid filter 'status={status}': invalid value for state ({status}): must be one of created, \
+                     running, paused, restarting, removing, exited, dead"
+                )));
             }
         }
         let bound = |key: &str| -> Result<Option<jiff::Timestamp>> {

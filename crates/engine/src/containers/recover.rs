@@ -91,7 +91,20 @@ impl Engine {
             Ok(Some(exit)) if recorded_running || self.is_news(container, &exit) => {
                 Found::Ended(Ended { status: exit.status, error: None })
             }
-            _ if !recorded_running => Found::AsRecorded,
+            _ if !recorded_running => {
+                // Engine and shim may have been killed together in the middle of a start.
+                if run_dir_exists {
+                    let path = self.cgroup_path(&container.record());
+                    let _swept = blocking(move || {
+                        if let Ok(cgroup) = Cgroup::open(&path) {
+                            remove_cgroup(&cgroup);
+                        }
+                        Ok(())
+                    })
+                    .await;
+                }
+                Found::AsRecorded
+            }
             _ => {
                 let mut ended = self.ended_without_a_word(container).await;
                 if !run_dir_exists {

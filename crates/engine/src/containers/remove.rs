@@ -21,13 +21,12 @@ impl Engine {
             if record.is_running() && !force {
                 let (state, hint) = match record.phase {
                     Phase::Paused => {
-                        ("paused", "unpause and then stop the container before removal or force remove")
+                        ("paused", "unpause and then stop the container before removing or force remove")
                     }
-                    _ => ("running", "stop the container before removal or force remove"),
+                    _ => ("running", "stop the container before removing or force remove"),
                 };
                 return Err(Error::Conflict(format!(
-                    "cannot remove container \"/{}\": container is {state}: {hint}",
-                    record.name
+                    "cannot remove container \"{name}\": container is {state}: {hint}"
                 )));
             }
         }

@@ -302,6 +302,11 @@ impl Engine {
         let namespace = || hostfs::open(std::path::Path::new(&format!("/proc/{pid}/ns/net")));
         match spec.host.network_mode {
             NetworkMode::Bridge { .. } => {}
+            NetworkMode::Named(ref name) => {
+                return Err(Error::NotFound(format!(
+                    "failed to set up container networking: network {name} not found"
+                )));
+            }
             NetworkMode::None => {
                 self.inner.network.loopback(namespace()?.as_fd())?;
                 return Ok(None);
@@ -319,6 +324,12 @@ impl Engine {
             ports: &ports(record)?,
             address: spec.ipv4_address,
             mac,
+        });
+        let attached = attached.map_err(|error| match error {
+            error if is_about_ports(&error) => {
+                Error::Publish { name: record.name.clone(), id: record.id.clone(), error }
+            }
+            other => Error::Network(other),
         })?;
         let directory = self.inner.config.containers_dir().join(record.id.as_str());
         let (address, gateway) = (attached.endpoint.address, attached.endpoint.gateway);
@@ -422,4 +433,17 @@ fn ports(record: &Record) -> Result<Vec<PortRequest>> {
         }));
     }
     Ok(ports)
+}
+
+/// The failures that Docker reports as those of an endpoint.
+fn is_about_ports(error: &wharf_net::Error) -> bool {
+    use wharf_net::Error as Net;
+    matches!(
+        error,
+        Net::PortInUse { .. }
+            | Net::PortAllocated { .. }
+            | Net::PortsExhausted { .. }
+            | Net::NoSuchAddress { .. }
+            | Net::Bind { .. }
+    )
 }

@@ -107,7 +107,8 @@ impl Engine {
 
     /// Sends a signal to the init; a frozen one is thawed so that it can take it.
     async fn send_signal(&self, container: &Arc<Container>, number: i32) -> Result<()> {
-        let link = container.running_link()?;
+        // One that ended by itself needs no signal any more.
+        let Ok(link) = container.running_link() else { return Ok(()) };
         let paused = container.record().phase == Phase::Paused;
         let sent = link.ask(Request::Signal { exec: None, signal: number }, &[]).await.and_then(expect_ok);
         if paused && matches!(number, signal::KILL | signal::TERM) {
@@ -125,8 +126,9 @@ impl Engine {
     /// # Errors
     /// [`Error::Conflict`] when the container does not run.
     pub async fn kill_container(&self, name: &str, signal: Option<&str>) -> Result<()> {
-        let container = self.find(name)?;
-        let number = check_signal(signal)?.unwrap_or(signal::KILL);
+        let prefixed = |error: Error| error.with_prefix(&format!("cannot kill container: {name}: "));
+        let container = self.find(name).map_err(prefixed)?;
+        let number = check_signal(signal).map_err(prefixed)?.unwrap_or(signal::KILL);
         let stop_signal = {
             let record = container.record();
             if !record.is_running() {
@@ -191,7 +193,7 @@ impl Engine {
         match container.record().phase {
             Phase::Running => {}
             Phase::Paused => {
-                return Err(Error::Conflict(format!("container {} is already paused", container.id)));
+                return Err(Error::Conflict(format!("Container {} is already paused", container.id)));
             }
             _ => return Err(Error::Conflict(format!("container {} is not running", container.id))),
         }
@@ -210,7 +212,7 @@ impl Engine {
         let container = self.find(name)?;
         let _change = container.change.lock().await;
         if container.record().phase != Phase::Paused {
-            return Err(Error::Conflict(format!("container {} is not paused", container.id)));
+            return Err(Error::Conflict(format!("Container {} is not paused", container.id)));
         }
         self.thaw(&container).await?;
         self.save(&container).await?;
@@ -263,6 +265,9 @@ fn check_signal(signal: Option<&str>) -> Result<Option<i32>> {
         None => Ok(None),
         Some(text) => match signal::parse(text) {
             Some(number) => Ok(Some(number)),
+            None if text.parse::<u32>().is_ok_and(|number| number > 0) => {
+                Err(Error::Invalid(format!("the linux daemon does not support signal {text}")))
+            }
             None => Err(Error::Invalid(format!("invalid signal: {text}"))),
         },
     }

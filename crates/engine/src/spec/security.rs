@@ -153,19 +153,21 @@ pub(crate) fn check(host: &HostSpec) -> Result<()> {
 
 /// The capabilities of the container's processes.
 pub(crate) fn capabilities(host: &HostSpec) -> Result<BTreeSet<&'static str>> {
-    let known = |name: &str| -> Result<Option<&'static str>> {
+    let known = |list: &str, name: &str| -> Result<Option<&'static str>> {
         let upper = name.to_ascii_uppercase();
         if upper == "ALL" {
             return Ok(None);
         }
         let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
         let found = ALL.iter().find(|known| **known == full);
-        found.map(|name| Some(*name)).ok_or_else(|| Error::Invalid(format!("invalid capability: \"{name}\"")))
+        found
+            .map(|name| Some(*name))
+            .ok_or_else(|| Error::Invalid(format!("invalid {list}: unknown capability: \"{full}\"")))
     };
     let mut add = BTreeSet::new();
     let mut add_all = false;
     for name in &host.cap_add {
-        match known(name)? {
+        match known("CapAdd", name)? {
             Some(name) => drop(add.insert(name)),
             None => add_all = true,
         }
@@ -173,7 +175,7 @@ pub(crate) fn capabilities(host: &HostSpec) -> Result<BTreeSet<&'static str>> {
     let mut drop_all = false;
     let mut dropped = BTreeSet::new();
     for name in &host.cap_drop {
-        match known(name)? {
+        match known("CapDrop", name)? {
             Some(name) => drop(dropped.insert(name)),
             None => drop_all = true,
         }
