@@ -70,16 +70,14 @@ pub enum Error {
     Network(#[from] wharf_net::Error),
     /// A port could not be published.
     #[error(
-        "failed to set up container networking: driver failed programming external connectivity on endpoint {name} \
-         ({id}): {error}"
+        "failed to set up container networking: driver failed programming external connectivity on endpoint \
+         {endpoint}: {error}"
     )]
     Publish {
-        /// The container's name.
-        name: String,
-        /// The container's id.
-        id: wharf_model::ContainerId,
+        /// The container's name and id.
+        endpoint: String,
         /// The network's reason.
-        error: wharf_net::Error,
+        error: Box<wharf_net::Error>,
     },
     /// The state database failed.
     #[error(transparent)]
@@ -127,7 +125,8 @@ impl Error {
             Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::Deadline { .. } => ErrorKind::Deadline,
             Self::Image(error) => error.kind(),
-            Self::Network(error) | Self::Publish { error, .. } => error.kind(),
+            Self::Network(error) => error.kind(),
+            Self::Publish { error, .. } => error.kind(),
             Self::State(error) if error.is_full() => ErrorKind::Exhausted,
             Self::File(error) if error.is_full() => ErrorKind::Exhausted,
             Self::Start { .. }

@@ -326,9 +326,10 @@ impl Engine {
             mac,
         });
         let attached = attached.map_err(|error| match error {
-            error if is_about_ports(&error) => {
-                Error::Publish { name: record.name.clone(), id: record.id.clone(), error }
-            }
+            error if is_about_ports(&error) => Error::Publish {
+                endpoint: format!("{} ({})", record.name, record.id),
+                error: Box::new(error),
+            },
             other => Error::Network(other),
         })?;
         let directory = self.inner.config.containers_dir().join(record.id.as_str());
