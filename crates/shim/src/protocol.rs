@@ -19,7 +19,8 @@
 //!                                     ◀───          Hello, Exec, Signal, Resize, OpenStdin, Subscribe, … any order
 //!   Event::Output{end}                ───▶          subscribers only, coalesced
 //!   Event::ExecExited{id, status}     ───▶          every connection
-//!   Event::Exited{status, end}        ───▶          every connection, once; exit.json is on disk before
+//!   Event::Exited{status, end}        ───▶          every connection, once; exit.json is on disk before; it may be
+//!                                                   the first to tell a subscriber of the last output
 //!   EOF                               ───▶          the cgroup is gone
 //! ```
 //! EOF of descriptor 0 before `Start` makes the shim undo everything and leave; after `Start` a connection may go at

@@ -147,10 +147,8 @@ fn without_an_open_standard_input_it_is_empty() {
 
 #[test]
 fn a_terminal_echoes_resizes_and_ends() {
-    let mut case =
-        Plan::shell("stty size; trap 'stty size' WINCH; read word; echo got $word; exit 2").terminal(24, 80);
-    case.spec["process"]["env"] = serde_json::json!(["PATH=/bin"]);
-    let mut case = case.create();
+    let script = "stty size; read empty; stty size; read word; echo got $word; exit 2";
+    let mut case = Plan::shell(script).terminal(24, 80).create();
     // Input and size may be asked for before the start.
     let (reply, fds) = case.ask_with(Request::OpenStdin { once: true }, &[]);
     assert_eq!((reply, fds.len()), (Reply::Ok, 1));
@@ -158,6 +156,7 @@ fn a_terminal_echoes_resizes_and_ends() {
     assert!(matches!(case.ask(Request::Start), Reply::Started { .. }));
     case.wait_for("24 80");
     assert_eq!(case.ask(Request::Resize { exec: None, rows: 50, cols: 132 }), Reply::Ok);
+    write(&fds[0], b"\r").unwrap();
     case.wait_for("50 132");
     write(&fds[0], b"hello\r").unwrap();
     case.wait_for("got hello");

@@ -127,7 +127,7 @@ impl Plan {
             .stderr(File::create(self.dir.path().join("shim.log")).unwrap())
             .spawn()
             .unwrap();
-        Case { plan: self, shim, client: Some(Client::new(ours)), pid: 0 }
+        Case { plan: self, shim, client: Some(Client::new(ours)), pid: 0, kept: None }
     }
 
     /// Up to the point where the init waits for `Start`.
@@ -161,6 +161,8 @@ pub(crate) struct Case {
     pub(crate) client: Option<Client>,
     /// The init's.
     pub(crate) pid: i32,
+    /// Came while something else was waited for.
+    kept: Option<Event>,
 }
 
 impl Case {
@@ -191,6 +193,9 @@ impl Case {
 
     /// The next event that is not about output.
     pub(crate) fn news(&mut self) -> Event {
+        if let Some(event) = self.kept.take() {
+            return event;
+        }
         loop {
             match self.event().0 {
                 Event::Output { .. } => {}
@@ -284,7 +289,13 @@ impl Case {
                     return line;
                 }
             }
-            self.event();
+            // The end may be what tells of the last output.
+            let output = || format!("{:?} {:?}", self.output(Stream::Stdout), self.output(Stream::Stderr));
+            assert!(self.kept.is_none(), "{:?} before {text:?}: {}", self.kept, output());
+            match self.event().0 {
+                Event::Output { .. } => {}
+                other => self.kept = Some(other),
+            }
         }
     }
 

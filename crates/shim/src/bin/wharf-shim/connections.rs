@@ -156,6 +156,11 @@ impl Connections {
         }
     }
 
+    /// Nobody follows any more.
+    pub(crate) fn end_subscriptions(&mut self) {
+        self.places.iter_mut().flatten().for_each(|connection| connection.subscriber = None);
+    }
+
     /// It has dealt with what is before `position`.
     pub(crate) fn acknowledge(&mut self, place: u32, position: Position) {
         if let Some(Some(Connection { subscriber: Some(subscriber), .. })) =

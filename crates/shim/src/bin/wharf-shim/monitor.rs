@@ -454,6 +454,9 @@ impl Monitor {
         if let Err(failure) = write_record(&self.config.run_dir, &record) {
             eprintln!("wharf-shim: {}", failure.message);
         }
+        // Subscribers hear of the last output first; the end itself tells it to those who are slow.
+        self.flush();
+        self.connections.end_subscriptions();
         self.connections.tell_all(&Event::Exited { status, end });
         self.flush();
         self.leave(Some(status));
