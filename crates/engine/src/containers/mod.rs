@@ -226,10 +226,17 @@ impl Engine {
             futures_util::future::join_all(stops).await;
         }
         self.inner.closing.send_replace(true);
-        let network = self.inner.network.clone();
-        let _closed = blocking(move || Ok(network.shutdown()?)).await.inspect_err(|error| {
-            tracing::warn!(%error, "cannot take the network down");
-        });
+        let idle = !self.inner.containers.all().iter().any(|container| container.progress.borrow().busy);
+        let (network, parent) = (self.inner.network.clone(), self.inner.config.cgroup_parent());
+        let _closed = blocking(move || {
+            // Nothing of ours stays on the machine when nothing of ours runs.
+            if idle && let Ok(parent) = wharf_linux::cgroup::Cgroup::open(&parent) {
+                supervise::remove_cgroup(&parent);
+            }
+            Ok(network.shutdown()?)
+        })
+        .await
+        .inspect_err(|error| tracing::warn!(%error, "cannot take the network down"));
     }
 
     /// The container of that name, id or unambiguous beginning of an id.
