@@ -117,7 +117,8 @@ impl FromStr for Endpoint {
             "unix" => Ok(Self::Unix(PathBuf::from(rest))),
             "tcp" | "http" => {
                 let authority = rest.trim_end_matches('/');
-                let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                let has_port =
+                    authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
                 Ok(Self::Tcp(if has_port { authority.to_owned() } else { format!("{authority}:2375") }))
             }
             _ => Err(bad()),
@@ -231,8 +232,8 @@ impl Request {
     /// # Errors
     /// When the value cannot be written as JSON.
     pub fn json<T: Serialize>(mut self, value: &T) -> Result<Self, Error> {
-        let bytes = serde_json::to_vec(value)
-            .map_err(|source| Error::Decode { path: self.path.clone(), source })?;
+        let bytes =
+            serde_json::to_vec(value).map_err(|source| Error::Decode { path: self.path.clone(), source })?;
         self.body = Body::Bytes(bytes.into());
         self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(self)
@@ -446,7 +447,8 @@ impl Client {
             headers.insert(header::USER_AGENT, value);
         }
         for (name, value) in &options.headers {
-            if let (Ok(name), Ok(value)) = (name.parse::<header::HeaderName>(), HeaderValue::from_str(value)) {
+            if let (Ok(name), Ok(value)) = (name.parse::<header::HeaderName>(), HeaderValue::from_str(value))
+            {
                 headers.insert(name, value);
             }
         }
@@ -479,6 +481,16 @@ impl Client {
     #[must_use]
     pub fn at_least(&self, minor: u32) -> bool {
         self.minor.load(Ordering::Relaxed) >= minor
+    }
+
+    /// Opens a connection for the next request, to learn whether anybody listens.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if nobody does.
+    pub async fn connect(&self) -> Result<(), Error> {
+        let connection = self.connection().await?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(())
     }
 
     /// Sends a request and waits for the head of a successful response.
@@ -582,7 +594,10 @@ impl Client {
         Ok(response)
     }
 
-    async fn check(response: http::Response<Incoming>, path: &str) -> Result<http::Response<Incoming>, Error> {
+    async fn check(
+        response: http::Response<Incoming>,
+        path: &str,
+    ) -> Result<http::Response<Incoming>, Error> {
         let status = response.status();
         if status.as_u16() < 400 {
             return Ok(response);
@@ -736,7 +751,8 @@ mod tests {
     #[tokio::test]
     async fn an_older_engine_is_met_at_its_version_on_one_connection() {
         let (path, listener) = scratch_socket("older");
-        let refusal = r#"{"message":"client version 1.51 is too new. Maximum supported API version is 1.47"}"#;
+        let refusal =
+            r#"{"message":"client version 1.51 is too new. Maximum supported API version is 1.47"}"#;
         let refusal: &'static str = Box::leak(
             format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n{refusal}", refusal.len())
                 .into_boxed_str(),

@@ -1,0 +1,120 @@
+//! `create`: makes a container and does not start it. `run` uses the same flags and steps.
+
+pub(crate) mod flags;
+pub(crate) mod spec;
+
+use std::io::Write as _;
+
+use serde::Deserialize;
+use wharf_api::client::{Client, Request};
+use wharf_model::Reference;
+
+use self::{
+    flags::{ContainerFlags, LifecycleFlags},
+    spec::Spec,
+};
+use crate::{
+    cli::Cli,
+    failure::{Failure, Result},
+    progress,
+    verb::{Arity, Verb},
+};
+
+/// The raw arguments of `create`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    container: ContainerFlags,
+}
+
+impl Verb for Create {
+    const ABOUT: &'static str = "Make a new container";
+    const USAGE: &'static str = "[OPTIONS] IMAGE [COMMAND] [ARG...]";
+    const ARITY: Arity = Arity::AtLeast(1);
+    const LEADING_FLAGS: bool = true;
+
+    async fn run(self, cli: &Cli) -> Result {
+        let client = cli.engine().await?;
+        let spec = build(cli, client, &self.container, "create")?;
+        let id = create(cli, client, &self.container, &spec).await?;
+        cli.line(&id)
+    }
+}
+
+/// Makes a request of the flags; a mistake is a usage error of `verb`.
+pub(crate) fn build(cli: &Cli, client: &Client, flags: &ContainerFlags, verb: &str) -> Result<Spec> {
+    if !["always", "missing", "never", ""].contains(&flags.image.pull.as_str()) {
+        let reason = format!(
+            "invalid pull option: '{}': must be one of \"always\", \"missing\" or \"never\"",
+            flags.image.pull
+        );
+        return Err(with_help(125, &reason, verb));
+    }
+    spec::build(flags, cli.config(), &client.endpoint().to_string()).map_err(|reason| with_help(125, &reason, verb))
+}
+
+/// A failure of `run` or `create` as a whole: introduced by the program's name, with a hint at the end.
+pub(crate) fn with_help(code: u8, reason: &str, verb: &str) -> Failure {
+    Failure::status(code, format!("wharf: {reason}\n\nRun 'wharf {verb} --help' for more information"))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Created {
+    id: String,
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
+}
+
+/// Creates the container, fetching its image if need be, and returns its ID.
+pub(crate) async fn create(cli: &Cli, client: &Client, flags: &ContainerFlags, spec: &Spec) -> Result<String> {
+    let image = reference(&spec.image)?;
+    let cidfile = flags.lifecycle.cidfile.as_deref();
+    if let Some(path) = cidfile {
+        spec::check_cidfile(path).map_err(Failure::Message)?;
+    }
+    let pull = flags.image.pull.as_str();
+    if pull == "always" {
+        progress::pull(client, &image, flags).await?;
+    }
+    let created = match post(client, &flags.lifecycle, &flags.image.platform, spec).await {
+        Err(failure) if failure.is_not_found() && pull != "always" && pull != "never" && !is_id(&spec.image) => {
+            if !failure.to_string().contains("No such image") {
+                return Err(failure);
+            }
+            cli.warn(&format!("Unable to find image '{}' locally", image.familiar()));
+            progress::pull(client, &image, flags).await?;
+            post(client, &flags.lifecycle, &flags.image.platform, spec).await?
+        }
+        result => result?,
+    };
+    for warning in created.warnings.into_iter().flatten() {
+        cli.warn(&format!("WARNING: {warning}"));
+    }
+    if let Some(path) = cidfile {
+        let write = std::fs::File::create_new(path).and_then(|mut file| file.write_all(created.id.as_bytes()));
+        write.map_err(|error| Failure::message(format!("failed to write the container ID to {path}: {error}")))?;
+    }
+    Ok(created.id)
+}
+
+async fn post(client: &Client, flags: &LifecycleFlags, platform: &Option<String>, spec: &Spec) -> Result<Created> {
+    let request = Request::post("/containers/create")
+        .query_if("name", flags.name.as_deref().unwrap_or(""))
+        .query_if("platform", platform.as_deref().unwrap_or(""))
+        .json(&spec.body)?;
+    Ok(client.send(request).await?.json().await?)
+}
+
+/// The name of an image, as far as it can be one.
+fn reference(image: &str) -> Result<Reference> {
+    // A full or short ID is a valid name as well; which one is meant only the engine knows.
+    Reference::parse_normalized(image)
+        .map(Reference::or_latest)
+        .map_err(|error| Failure::message(error.to_string()))
+}
+
+/// Whether the image is named by digest alone, which cannot be fetched.
+fn is_id(image: &str) -> bool {
+    image.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64)
+}

@@ -1,0 +1,114 @@
+//! The user's settings: Docker's `config.json`, of which only these parts mean anything here.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+
+/// Settings of the client. A file that cannot be read counts as empty, with a warning.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Config {
+    /// Where the settings are.
+    #[serde(skip)]
+    directory: PathBuf,
+    /// Headers for every request.
+    #[serde(rename = "HttpHeaders")]
+    pub(crate) http_headers: BTreeMap<String, String>,
+    /// The keys that detach from a container.
+    pub(crate) detach_keys: String,
+    /// Default formats of listings.
+    pub(crate) ps_format: String,
+    pub(crate) images_format: String,
+    pub(crate) networks_format: String,
+    pub(crate) volumes_format: String,
+    pub(crate) stats_format: String,
+    /// Proxies to tell containers about, by engine or `default`.
+    proxies: BTreeMap<String, Proxy>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Proxy {
+    http_proxy: String,
+    https_proxy: String,
+    no_proxy: String,
+    ftp_proxy: String,
+    all_proxy: String,
+}
+
+impl Config {
+    /// Reads the settings in `directory`, or where Docker's are.
+    pub(crate) fn read(directory: Option<&str>) -> Self {
+        let directory = match directory {
+            Some(directory) => PathBuf::from(directory),
+            None => match std::env::var_os("DOCKER_CONFIG") {
+                Some(directory) => PathBuf::from(directory),
+                None => PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".docker"),
+            },
+        };
+        let path = directory.join("config.json");
+        let config = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                let _ = std::io::Write::write_all(
+                    &mut std::io::stderr(),
+                    format!("WARNING: Error loading config file: {}: {error}\n", path.display()).as_bytes(),
+                );
+                Self::default()
+            }),
+            Err(_) => Self::default(),
+        };
+        Self { directory, ..config }
+    }
+
+    /// The proxy settings a container inherits, as `NAME=value`, for the engine at `host`.
+    pub(crate) fn proxy_environment(&self, host: &str) -> Vec<(String, String)> {
+        let Some(proxy) = self.proxies.get(host).or_else(|| self.proxies.get("default")) else { return Vec::new() };
+        let settings = [
+            ("HTTP_PROXY", &proxy.http_proxy),
+            ("HTTPS_PROXY", &proxy.https_proxy),
+            ("NO_PROXY", &proxy.no_proxy),
+            ("FTP_PROXY", &proxy.ftp_proxy),
+            ("ALL_PROXY", &proxy.all_proxy),
+        ];
+        let given = settings.into_iter().filter(|(_, value)| !value.is_empty());
+        given.flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_lowercase(), value.clone())]).collect()
+    }
+
+    /// The address of the engine a context of Docker's names.
+    pub(crate) fn context_host(&self, name: &str) -> Option<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Meta {
+            name: String,
+            endpoints: BTreeMap<String, Endpoint>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Endpoint {
+            #[serde(default)]
+            host: String,
+        }
+        // Contexts are kept in directories named by a hash; there are few of them.
+        let directories = std::fs::read_dir(self.directory.join("contexts/meta")).ok()?;
+        directories.flatten().find_map(|directory| {
+            let bytes = std::fs::read(directory.path().join("meta.json")).ok()?;
+            let meta: Meta = serde_json::from_slice(&bytes).ok()?;
+            let endpoint = meta.endpoints.into_iter().find(|(kind, _)| kind == "docker")?.1;
+            (meta.name == name).then_some(endpoint.host)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_are_given_in_both_spellings() {
+        let text = r#"{"proxies":{"default":{"httpProxy":"http://p:1","noProxy":"x"}},"auths":{},"psFormat":"table"}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!(config.ps_format, "table");
+        let names: Vec<String> = config.proxy_environment("unix:///x").into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"]);
+    }
+}

@@ -1,0 +1,180 @@
+//! The data a template works on.
+
+use std::{fmt, rc::Rc};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+
+/// A value as JSON knows it, with the order of an object's members kept, or a row of a listing.
+#[derive(Clone, Default)]
+pub(crate) enum Value {
+    /// JSON's `null`, and what an absent member evaluates to.
+    #[default]
+    Nil,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(Rc<str>),
+    List(Rc<[Value]>),
+    Map(Rc<[(Rc<str>, Value)]>),
+    Object(Rc<dyn Object>),
+}
+
+/// Something with named fields that are computed when asked for, some of which take arguments (`.Label "x"`).
+pub(crate) trait Object {
+    /// The field's value, `None` if there is no such field, or why it cannot be computed.
+    fn field(&self, name: &str, args: &[Value]) -> Option<Result<Value, String>>;
+    /// What `json` shows.
+    fn members(&self) -> Value;
+    /// What errors call this.
+    fn type_name(&self) -> &str;
+}
+
+impl Value {
+    /// Reads a JSON document.
+    pub(crate) fn parse_json(bytes: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(bytes)
+    }
+
+    pub(crate) fn string(text: impl AsRef<str>) -> Self {
+        Self::Str(text.as_ref().into())
+    }
+
+    /// A list of strings.
+    pub(crate) fn strings<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> Self {
+        Self::List(items.into_iter().map(Self::string).collect())
+    }
+
+    /// An object with the given members, in this order.
+    pub(crate) fn map<S: AsRef<str>>(members: impl IntoIterator<Item = (S, Value)>) -> Self {
+        Self::Map(members.into_iter().map(|(key, value)| (key.as_ref().into(), value)).collect())
+    }
+
+    /// The member of an object, without regard to what is an error in a template.
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        match self {
+            Self::Map(members) => members.iter().find(|(name, _)| &**name == key).map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
+    /// The text of a string, or nothing for anything else.
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Str(text) => text,
+            _ => "",
+        }
+    }
+
+    /// Whether `if` takes the branch.
+    pub(crate) fn truth(&self) -> bool {
+        match self {
+            Self::Nil => false,
+            Self::Bool(value) => *value,
+            Self::Int(value) => *value != 0,
+            Self::Float(value) => *value != 0.0,
+            Self::Str(text) => !text.is_empty(),
+            Self::List(items) => !items.is_empty(),
+            Self::Map(members) => !members.is_empty(),
+            Self::Object(_) => true,
+        }
+    }
+
+    /// Go's name of the type a JSON value is decoded to.
+    pub(crate) fn type_name(&self) -> String {
+        match self {
+            Self::Nil => "interface {}".into(),
+            Self::Bool(_) => "bool".into(),
+            Self::Int(_) => "int".into(),
+            Self::Float(_) => "float64".into(),
+            Self::Str(_) => "string".into(),
+            Self::List(_) => "[]interface {}".into(),
+            Self::Map(_) => "map[string]interface {}".into(),
+            Self::Object(object) => object.type_name().to_owned(),
+        }
+    }
+
+    /// The members of an object sorted by name, the order in which Go walks a map.
+    pub(crate) fn sorted_members(members: &[(Rc<str>, Value)]) -> Vec<(Rc<str>, Value)> {
+        let mut sorted = members.to_vec();
+        sorted.sort_by(|a, b| a.0.cmp(&b.0));
+        sorted
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&super::to_json(self))
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::string(text)
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::string(text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Nil)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Int(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        // Beyond i64 only a float can hold it; no field of the API gets there in earnest.
+        Ok(i64::try_from(value).map_or(Value::Float(value as f64), Value::Int))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Float(value))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::string(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::List(items.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut members: Vec<(Rc<str>, Value)> = Vec::new();
+        while let Some((key, value)) = map.next_entry::<String, Value>()? {
+            members.push((key.into(), value));
+        }
+        Ok(Value::Map(members.into()))
+    }
+}
