@@ -1,11 +1,13 @@
 //! Forgetting connections: what the kernel remembers of a translated connection outlives the rule that translated it.
 //!
 //! A UDP flow that never pauses would otherwise go on to a dead container's address, or past a container that has just
-//! published the port it uses.
+//! published the port it uses. A flow that cannot be forgotten runs into its timeout: that is no failure of the caller's, and
+//! kernels before 6.3 cannot.
 
 use std::net::Ipv4Addr;
 
-use wharf_linux::netlink::{AttributesMut, Batch, Error, Socket};
+use rustix::io::Errno;
+use wharf_linux::netlink::{AttributesMut, Batch, Socket};
 use wharf_model::network::Protocol;
 
 use crate::firewall::protocol_number;
@@ -31,7 +33,7 @@ const BY_PROTOCOL: u32 = 1 << 3;
 const BY_DESTINATION_PORT: u32 = 1 << 5;
 
 /// Forgets every connection from this address, and every connection that was translated to it.
-pub(crate) fn forget_address(socket: &mut Socket, address: Ipv4Addr) -> Result<(), Error> {
+pub(crate) fn forget_address(socket: &mut Socket, address: Ipv4Addr) {
     let mut batch = Batch::new();
     let source = |tuple: &mut AttributesMut<'_>| {
         tuple.nest(TUPLE_IP, |ip| {
@@ -47,11 +49,11 @@ pub(crate) fn forget_address(socket: &mut Socket, address: Ipv4Addr) -> Result<(
         attributes.nest(REPLY, source);
         filter(attributes, 0, BY_IP_SOURCE);
     });
-    socket.transact(&mut batch)
+    forget(socket, batch);
 }
 
 /// Forgets every connection to this port of any address.
-pub(crate) fn forget_port(socket: &mut Socket, protocol: Protocol, port: u16) -> Result<(), Error> {
+pub(crate) fn forget_port(socket: &mut Socket, protocol: Protocol, port: u16) {
     let mut batch = Batch::new();
     batch.push(DELETE, Batch::ACK, &HEADER, |attributes| {
         attributes.nest(ORIGINAL, |tuple| {
@@ -61,7 +63,16 @@ pub(crate) fn forget_port(socket: &mut Socket, protocol: Protocol, port: u16) ->
         });
         filter(attributes, BY_PROTOCOL | BY_DESTINATION_PORT, 0);
     });
-    socket.transact(&mut batch)
+    forget(socket, batch);
+}
+
+fn forget(socket: &mut Socket, mut batch: Batch) {
+    match socket.transact(&mut batch) {
+        Err(error) if error.errno() != Some(Errno::NOENT) => {
+            tracing::debug!("cannot forget tracked connections: {error}");
+        }
+        _ => {}
+    }
 }
 
 /// A kernel that does not know filters sees an incomplete tuple and refuses, rather than forget everything.

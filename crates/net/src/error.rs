@@ -179,12 +179,12 @@ pub enum Error {
         failures: Vec<Error>,
     },
     /// Making an endpoint failed, and so did taking back what was made; the next start of the engine sweeps it.
-    #[error("{cause}; moreover {}", Joined(.cleanup))]
+    #[error("{cause}; moreover {cleanup}")]
     Unfinished {
         /// Why it failed.
         cause: Box<Error>,
         /// What could not be undone.
-        cleanup: Vec<Error>,
+        cleanup: Box<Error>,
     },
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Network`] is all that other crates see. Inside, each module knows one thing: `link` what rtnetlink is told, `firewall`
 //! the table as a value and its encoding, `conntrack` how to forget connections, `ports` the reservation of host ports,
-//! `records` the database, `bridge` the choice of addresses, `network` the order of it all and what happens when a step
+//! `records` the database, `bridge` the choice of addresses, `removal` how links go without anybody waiting, `network` the order of it all and what happens when a step
 //! fails. No program is run; every call is synchronous.
 
 mod bridge;
@@ -14,6 +14,7 @@ mod link;
 mod network;
 mod ports;
 mod records;
+mod removal;
 mod sysctl;
 
 pub use endpoint::{

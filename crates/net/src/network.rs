@@ -8,9 +8,9 @@
 //! as a whole is replaced in one transaction.
 //!
 //! Locking: `kernel` is held for exchanges with the host's sockets, never while a container's network namespace is entered
-//! or a link is removed, which may take the kernel many milliseconds. A database transaction never waits for `kernel`.
-//! [`Network::reconcile`] holds `kernel` from reading the rows to replacing the table, and an endpoint's elements and row
-//! go together under it, so that a removed endpoint cannot come back with the table.
+//! or a link is removed, which may take the kernel many milliseconds (see `removal`). A database transaction never waits
+//! for `kernel`. Whoever replaces the table holds `kernel` from reading the rows on, and a container is announced as
+//! leaving before its ports are withdrawn under it, so that they cannot come back with the table.
 //!
 //! Crash: at any point at most an endpoint without a living container, which the next reconcile sweeps.
 
@@ -29,6 +29,7 @@ use crate::firewall::{self, Table, Transaction};
 use crate::link::{self, Addressing};
 use crate::ports::Allocator;
 use crate::records::Records;
+use crate::removal::{Removal, Sockets};
 use crate::{Attached, CONTAINER_INTERFACE, Endpoint, EndpointRequest, Error, Mac, conntrack, sysctl};
 
 /// How an engine's network is set up.
@@ -69,6 +70,7 @@ struct Shared {
     names: Names,
     records: Records,
     ports: Allocator,
+    removal: Removal,
     kernel: Mutex<Kernel>,
 }
 
@@ -98,8 +100,9 @@ impl Network {
             filter: open(Family::Netfilter, "speak to the kernel about the firewall")?,
             bridge: None,
         };
-        let shared =
-            Shared { config, names, records, ports: Allocator::default(), kernel: Mutex::new(kernel) };
+        let removal = Removal::start(records.clone())?;
+        let ports = Allocator::default();
+        let shared = Shared { config, names, records, ports, removal, kernel: Mutex::new(kernel) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -109,11 +112,14 @@ impl Network {
     /// # Errors
     /// A port or an address that cannot be had, or a refusal of the kernel.
     pub fn attach(&self, request: &EndpointRequest<'_>) -> Result<Attached, Error> {
-        let Shared { names, records, ports, .. } = &*self.shared;
+        let Shared { names, records, ports, removal, .. } = &*self.shared;
         if let Some(mac) = request.mac.filter(|mac| !mac.is_station()) {
             return Err(Error::InvalidMac(mac));
         }
-        self.detach(request.container)?;
+        removal.wait_for(request.container);
+        if let Some(stale) = records.endpoint(request.container)? {
+            self.shared.take_down(&stale)?;
+        }
         let bridge = self.shared.ready()?;
         let (endpoint, reservations) = records.grant(bridge.pool, request.address, |address, holder| {
             let (published, sockets) = ports.reserve(request.ports, address, holder)?;
@@ -129,28 +135,37 @@ impl Network {
             };
             Ok((endpoint, sockets))
         })?;
-        let wired =
-            self.shared.wire(&endpoint, request.netns, bridge).and_then(|()| self.shared.publish(&endpoint));
-        let Err(cause) = wired else { return Ok(Attached { endpoint, reservations }) };
-        let cleanup = self.shared.take_down(&endpoint);
-        if cleanup.is_empty() {
-            return Err(cause);
+        let shared = &self.shared;
+        let wired = shared.wire(&endpoint, request.netns, bridge).and_then(|()| shared.publish(&endpoint));
+        match wired.map_err(|cause| (cause, shared.take_down(&endpoint))) {
+            Ok(()) => Ok(Attached { endpoint, reservations }),
+            Err((cause, Ok(()))) => Err(cause),
+            Err((cause, Err(cleanup))) => {
+                Err(Error::Unfinished { cause: Box::new(cause), cleanup: Box::new(cleanup) })
+            }
         }
-        Err(Error::Unfinished { cause: Box::new(cause), cleanup })
     }
 
-    /// Takes a container off the bridge and its ports back. A container without an endpoint is no error.
+    /// Takes a container's ports back and starts to take it off the bridge; [`Network::settle`] waits until that is done.
+    /// A container without an endpoint is no error. The address is not given to another container before.
     ///
     /// # Errors
-    /// [`Error::Teardown`] with every step that failed; the others were done, and the lease is kept until a later call or
-    /// [`Network::reconcile`] finishes.
+    /// The ports could not be taken back, or a failure of the state database. The container is taken off the bridge
+    /// nevertheless, unless its record could not be read.
     pub fn detach(&self, container: &str) -> Result<(), Error> {
-        let Some(endpoint) = self.shared.records.endpoint(container)? else { return Ok(()) };
-        let failures = self.shared.take_down(&endpoint);
-        if failures.is_empty() {
+        let Shared { records, removal, .. } = &*self.shared;
+        let Some(endpoint) = records.endpoint(container)? else { return Ok(()) };
+        if !removal.announce(container) {
             return Ok(());
         }
-        Err(Error::Teardown { what: container.to_owned(), failures })
+        let withdrawn = self.shared.withdraw(&endpoint);
+        removal.enqueue(endpoint);
+        withdrawn
+    }
+
+    /// Waits until nothing is left of every container that was detached.
+    pub fn settle(&self) {
+        self.shared.removal.wait();
     }
 
     /// Brings up the loopback interface of a network namespace that gets no endpoint (`--network none`).
@@ -196,12 +211,13 @@ impl Network {
         self.shared.records.endpoints()
     }
 
-    /// Removes the firewall table and the bridge, unless somebody else made it, if no endpoint is left.
+    /// Settles, then removes the firewall table and the bridge, unless somebody else made it, if no endpoint is left.
     ///
     /// # Errors
     /// [`Error::Teardown`] with every step that failed.
     pub fn shutdown(&self) -> Result<(), Error> {
         let Shared { names, records, .. } = &*self.shared;
+        self.settle();
         let mut kernel = self.shared.kernel();
         if !records.is_empty()? {
             return Ok(());
@@ -258,7 +274,8 @@ impl Shared {
         endpoints: &[Endpoint],
     ) -> Result<(), Error> {
         let Names { bridge: name, table, .. } = &self.names;
-        let table = Table::build(table, name, bridge.pool.subnet(), endpoints);
+        let staying = endpoints.iter().filter(|endpoint| !self.removal.is_leaving(&endpoint.container));
+        let table = Table::build(table, name, bridge.pool.subnet(), staying);
         Transaction::new(&table.name).replace(&table).commit(&mut kernel.filter).map_err(|source| {
             Error::Kernel { action: format!("install the firewall table {}", table.name), source }
         })
@@ -331,43 +348,26 @@ impl Shared {
             })?,
         }
         for port in endpoint.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
-            forgotten(conntrack::forget_port(&mut kernel.filter, port.protocol, port.host_port));
+            conntrack::forget_port(&mut kernel.filter, port.protocol, port.host_port);
         }
         Ok(())
     }
 
-    /// Removes everything of an endpoint, goes on after failures, and gives the lease back if there was none.
-    fn take_down(&self, endpoint: &Endpoint) -> Vec<Error> {
-        let mut failures = Vec::new();
-        // A socket of its own: the kernel takes its time to remove a link, and others must not wait.
-        let deleted = Socket::open(Family::Route)
-            .and_then(|mut socket| link::delete(&mut socket, &endpoint.host_interface));
-        failures.extend(deleted.err().map(|source| Error::Kernel {
-            action: format!("remove the network interface of {}", endpoint.container),
-            source,
-        }));
-        let mut kernel = self.kernel();
-        failures.extend(self.unpublish(&mut kernel, endpoint).err());
-        forgotten(conntrack::forget_address(&mut kernel.filter, endpoint.address));
-        if failures.is_empty() {
-            failures.extend(self.records.remove(&endpoint.container).err());
-        }
-        failures
-    }
-
-    fn unpublish(&self, kernel: &mut Kernel, endpoint: &Endpoint) -> Result<(), Error> {
-        let published = firewall::elements(endpoint);
-        let withdraw = |socket: &mut Socket, keys: &[firewall::Key]| {
-            Transaction::new(&self.names.table).withdraw(keys.iter()).commit(socket)
-        };
-        if published.is_empty() {
+    /// Closes the published ports of a container that was announced as leaving: for good, for a table that is replaced from
+    /// now on does not have them.
+    fn withdraw(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let keys: Vec<_> = firewall::elements(endpoint).into_keys().collect();
+        if keys.is_empty() {
             return Ok(());
         }
-        let keys: Vec<_> = published.into_keys().collect();
-        let mut done = withdraw(&mut kernel.filter, &keys);
+        let mut kernel = self.kernel();
+        let mut withdraw = |keys: &[firewall::Key]| {
+            Transaction::new(&self.names.table).withdraw(keys.iter()).commit(&mut kernel.filter)
+        };
+        let mut done = withdraw(&keys);
         if done.as_ref().is_err_and(is_absent) {
             // One that is not there keeps the others; one by one, those that are there go.
-            done = keys.chunks(1).try_for_each(|key| match withdraw(&mut kernel.filter, key) {
+            done = keys.chunks(1).try_for_each(|key| match withdraw(key) {
                 Err(error) if is_absent(&error) => Ok(()),
                 done => done,
             });
@@ -376,6 +376,21 @@ impl Shared {
             action: format!("take back the ports of {}", endpoint.container),
             source,
         })
+    }
+
+    /// Removes everything of an endpoint, goes on after failures, and waits until it is gone.
+    fn take_down(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        self.removal.announce(&endpoint.container);
+        let withdrawn = self.withdraw(endpoint);
+        let removed = Sockets::open()
+            .map_err(|source| Error::Kernel { action: "remove a network interface".into(), source })
+            .and_then(|mut sockets| sockets.remove(&self.records, endpoint));
+        self.removal.forget(&endpoint.container);
+        let failures: Vec<_> = withdrawn.err().into_iter().chain(removed.err()).collect();
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Teardown { what: endpoint.container.clone(), failures })
     }
 
     fn reconcile(&self, live: &[&str]) -> Result<Vec<String>, Error> {
@@ -404,7 +419,7 @@ impl Shared {
         self.replace_table(&mut kernel, bridge, &kept)?;
         kernel.bridge = Some(bridge);
         for endpoint in &gone {
-            forgotten(conntrack::forget_address(&mut kernel.filter, endpoint.address));
+            conntrack::forget_address(&mut kernel.filter, endpoint.address);
         }
         for container in &dead {
             self.records.remove(container)?;
@@ -451,13 +466,4 @@ impl Shared {
 /// The element or the table is not there.
 fn is_absent(error: &netlink::Error) -> bool {
     error.errno() == Some(Errno::NOENT)
-}
-
-/// A connection that is not forgotten runs into its timeout: not worth a failure. Kernels before 6.3 cannot do it.
-fn forgotten(done: Result<(), netlink::Error>) {
-    if let Err(error) = done
-        && !is_absent(&error)
-    {
-        tracing::debug!("cannot forget tracked connections: {error}");
-    }
 }

@@ -1,7 +1,7 @@
 //! Kernel parameters of the calling thread's network namespace.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use crate::Error;
@@ -9,7 +9,7 @@ use crate::Error;
 /// Sets a parameter below `/proc/sys` that the kernel must have.
 pub(crate) fn set(parameter: &str, value: &'static str) -> Result<(), Error> {
     let path = Path::new("/proc/sys").join(parameter);
-    match fs::write(&path, value) {
+    match fs::File::options().write(true).open(&path).and_then(|mut file| file.write_all(value.as_bytes())) {
         // An engine works where `/proc/sys` is read-only and somebody else has set everything.
         Err(_) if fs::read(&path).is_ok_and(|now| now.trim_ascii() == value.as_bytes()) => Ok(()),
         Err(source) => Err(Error::Sysctl { path, value, source }),

@@ -3,6 +3,7 @@
 //! Nothing here has a name in the file system: a namespace lives as long as a descriptor of it, so a test that panics
 //! leaves nothing behind, and the machine's own network is never touched.
 #![allow(dead_code, reason = "every test file uses a part of this")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "only tests call this")]
 
 use std::fs::File;
 use std::io;
