@@ -55,7 +55,7 @@ fast:
 	cargo test --workspace --lib --bins
 
 reference:
-	WHARF_TEST_REFERENCE=1 cargo test -p wharf-testkit --test parity --test kill -- --nocapture real_docker
+	WHARF_TEST_REFERENCE=1 cargo test -p wharf-testkit -- --nocapture real_docker
 
 kill:
 	cargo build --workspace

@@ -103,7 +103,6 @@ fn debian(wharf: &Cli, files: &Path) -> Result<()> {
          mirror=$(cat /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null |
              sed -n 's/^URIs: *//p; s/^deb  *\\(\\[[^]]*\\] *\\)\\?\\([^ ]*\\).*/\\2/p' | head -n 1)
          debootstrap --variant=minbase \"$VERSION_CODENAME\" {root} \"$mirror\" >/dev/null
-         cp /etc/apt/apt.conf.d/*proxy* /etc/apt/apt.conf.d/*registry* {root}/etc/apt/apt.conf.d/ 2>/dev/null || true
          tar -C {root} -cf {root}.tar .",
         root = root.display()
     );

@@ -189,7 +189,7 @@ fn a_failed_create_or_start_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_exit_code_for_another_machine_is_dockers() {
+fn another_machine_gives_the_same_exit_code_on_the_real_docker() {
     let Some(reference) = Reference::find() else { return };
     let docker = reference.docker();
     assert_eq!(docker.run_with_input(&["load"], &foreign_image()).code, 0);
