@@ -156,6 +156,11 @@ impl Connections {
         }
     }
 
+    /// Holds no memory until somebody asks again.
+    pub(crate) fn release_buffer(&mut self) {
+        self.buffer = Vec::new();
+    }
+
     /// Nobody follows any more.
     pub(crate) fn end_subscriptions(&mut self) {
         self.places.iter_mut().flatten().for_each(|connection| connection.subscriber = None);

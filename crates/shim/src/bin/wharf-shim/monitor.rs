@@ -37,6 +37,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often the cgroup is looked at while output is waited for.
 const LOOK: Duration = Duration::from_millis(5);
+/// Silence after which the shim makes itself small.
+const IDLE: Duration = Duration::from_millis(500);
 /// Requests of one connection answered before anything else is looked at.
 const BURST: usize = 16;
 
@@ -80,6 +82,8 @@ pub(crate) struct Monitor {
     held: Vec<OwnedFd>,
     pid: i32,
     started_at_ns: i64,
+    /// Memory has been given back since something was last done.
+    tidy: bool,
 }
 
 impl Monitor {
@@ -112,7 +116,6 @@ impl Monitor {
         poller.add(&listener, Token::Listener, Interest::Read)?;
         let own = format!("{}\n", std::process::id());
         hostfs::write(&config.run_dir.join(PID_FILE), own.as_bytes()).map_err(Failure::on("start"))?;
-        daemon::release_heap();
         Ok(Self {
             config,
             limits,
@@ -128,6 +131,7 @@ impl Monitor {
             held: Vec::new(),
             pid,
             started_at_ns: 0,
+            tidy: false,
         })
     }
 
@@ -140,12 +144,14 @@ impl Monitor {
                 return Ok(());
             }
             let timeout = self.timeout();
-            for ready in self.poller.wait(timeout)? {
-                self.dispatch(ready);
+            let events = self.poller.wait(timeout)?;
+            if events.is_empty() && timeout == Some(IDLE) {
+                self.rest();
             }
+            events.into_iter().for_each(|ready| self.dispatch(ready));
             let ending = !matches!(self.phase, Phase::Created { .. } | Phase::Running(_));
-            if ending || !self.is_paused() {
-                self.output.pump(&self.poller, ending);
+            if (ending || !self.is_paused()) && self.output.pump(&self.poller, ending) {
+                self.tidy = false;
             }
             self.finish_draining();
             self.flush();
@@ -162,8 +168,19 @@ impl Monitor {
             Phase::Draining { .. } => Some(LOOK),
             Phase::Leaving { deadline, .. } => Some(deadline.saturating_duration_since(Instant::now())),
             _ if self.output.is_ready() && !self.is_paused() => Some(Duration::ZERO),
-            _ => None,
+            _ if self.tidy => None,
+            _ => Some(IDLE),
         }
+    }
+
+    /// Starting a container and joining it take most of this program and of its memory, waiting takes little: after a
+    /// short silence the rest is given back.
+    fn rest(&mut self) {
+        self.tidy = true;
+        self.output.release_buffer();
+        self.connections.release_buffer();
+        daemon::release_heap();
+        daemon::release_code();
     }
 
     fn dispatch(&mut self, ready: Ready) {
@@ -194,6 +211,7 @@ impl Monitor {
 
     /// Answers what a connection asks.
     fn serve(&mut self, place: u32) {
+        self.tidy = false;
         for _ in 0..BURST {
             match self.connections.receive(place) {
                 Incoming::Request(envelope, fds) => {
@@ -347,7 +365,6 @@ impl Monitor {
         self.held.extend(fds);
         self.owner = None;
         self.started_at_ns = now_ns();
-        daemon::release_heap();
         Ok((Reply::Started { at_ns: self.started_at_ns }, Vec::new()))
     }
 
@@ -362,10 +379,7 @@ impl Monitor {
             return Err(Failure::not_running("the container is not running"));
         };
         let spec = container::load_spec(&self.config)?;
-        let answer = self.execs.start(&self.poller, init, &spec, wish, fds, place);
-        drop(spec);
-        daemon::release_heap();
-        answer
+        self.execs.start(&self.poller, init, &spec, wish, fds, place)
     }
 
     fn open_stdin(&mut self, place: u32, once: bool) -> Answer {

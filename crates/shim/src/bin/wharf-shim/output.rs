@@ -15,6 +15,8 @@ use crate::poller::{Interest, Poller, Token};
 
 /// Chunks read from one source before anything else is looked at.
 const BURST: usize = 16;
+/// Memory for chunks up to this is kept.
+const SMALL_CHUNK: usize = 4 * 1024;
 /// What a busy container's pipe is raised to, unless the spool is too small for it.
 const LARGE_PIPE: u64 = 1024 * 1024;
 
@@ -107,6 +109,11 @@ impl Output {
         self.sources.is_empty()
     }
 
+    /// Holds no memory until there is something to read again.
+    pub(crate) fn release_buffer(&mut self) {
+        self.buffer = Vec::new();
+    }
+
     /// Reads nothing more.
     pub(crate) fn close(&mut self, poller: &Poller) {
         // An engine may hold the terminal as well, so closing alone would not unwatch it.
@@ -115,8 +122,10 @@ impl Output {
     }
 
     /// Moves what is there from ready sources to the spool, within bounds. `ending` says that the container has ended,
-    /// so that a terminal nobody has open will not be opened again.
-    pub(crate) fn pump(&mut self, poller: &Poller, ending: bool) {
+    /// so that a terminal nobody has open will not be opened again. Gives whether there was so much that the buffer is
+    /// worth releasing.
+    pub(crate) fn pump(&mut self, poller: &Poller, ending: bool) -> bool {
+        let mut much = false;
         let mut index = 0;
         while let Some(source) = self.sources.get_mut(index) {
             let mut ended = false;
@@ -126,6 +135,7 @@ impl Output {
                 }
                 match source.look(&mut self.buffer, ending) {
                     Look::Chunk => {
+                        much |= self.buffer.len() > SMALL_CHUNK;
                         source.raise(self.buffer.len(), self.pipe_limit);
                         let result = self.writer.append(source.stream, now_ns(), &self.buffer);
                         self.refused = report(result, self.refused);
@@ -144,6 +154,7 @@ impl Output {
                 index += 1;
             }
         }
+        much
     }
 }
 
