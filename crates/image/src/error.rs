@@ -1,7 +1,10 @@
 //! What can go wrong with images.
 
+use std::io;
 use std::path::PathBuf;
 
+use wharf_content as content;
+use wharf_linux::hostfs;
 use wharf_model::{Digest, ErrorKind};
 
 /// An image operation failed. Nothing half-made is left behind.
@@ -61,10 +64,10 @@ pub enum Error {
     },
     /// Reading the client's stream failed.
     #[error("cannot read the archive: {0}")]
-    Input(std::io::Error),
+    Input(io::Error),
     /// Writing to the client failed.
     #[error("cannot write the archive: {0}")]
-    Output(std::io::Error),
+    Output(io::Error),
     /// The store on disk failed.
     #[error("{op} {path}: {source}")]
     Store {
@@ -73,7 +76,7 @@ pub enum Error {
         /// Where.
         path: PathBuf,
         /// The kernel's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The state database failed.
     #[error(transparent)]
@@ -110,6 +113,103 @@ impl Error {
             Self::State(error) => error.is_full(),
             _ => false,
         }
+    }
+
+    /// A fault of an archive as a whole or of a named part of it.
+    pub(crate) fn archive(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Archive { what: what.into(), reason: reason.into() }
+    }
+
+    /// A fault of the entry being unpacked; [`Error::in_entry`] adds which.
+    pub(crate) fn entry(reason: &str) -> Self {
+        Self::archive("", reason)
+    }
+
+    pub(crate) fn limit(what: &str, limit: u64) -> Self {
+        Self::Limit { what: what.to_owned(), limit: limit.to_string() }
+    }
+
+    /// A failure to read a stream: damaged data is the archive's fault, anything else the connection's.
+    pub(crate) fn input(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                Self::archive("invalid archive", error.to_string())
+            }
+            _ => Self::Input(error),
+        }
+    }
+
+    /// Names the entry of an archive that caused the failure, unless the machine did.
+    pub(crate) fn in_entry(self, entry: &[u8]) -> Self {
+        let named = || format!("tar entry {:?}", String::from_utf8_lossy(&entry[..entry.len().min(200)]));
+        match self {
+            Self::Archive { what, reason } if what.is_empty() => Self::Archive { what: named(), reason },
+            Self::Store { op, path, source } if is_caused_by_content(&source) => {
+                let reason = format!("cannot {op} {}: {source}", path.display());
+                Self::Archive { what: named(), reason }
+            }
+            other => other,
+        }
+    }
+}
+
+impl Error {
+    /// Names the layer whose content is at fault.
+    pub(crate) fn in_layer(self, name: &str) -> Self {
+        match self {
+            Self::Archive { what, reason } if what.is_empty() => {
+                Self::archive(format!("layer {name:?}"), reason)
+            }
+            Self::Archive { what, reason } => Self::archive(format!("layer {name:?}: {what}"), reason),
+            other => other,
+        }
+    }
+}
+
+/// Whether the kernel refused because of names, links or types in the archive rather than the state of the machine.
+fn is_caused_by_content(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::FileTooLarge
+            | io::ErrorKind::TooManyLinks
+            | io::ErrorKind::ArgumentListTooLong
+    ) || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+        || error.raw_os_error() == Some(rustix::io::Errno::RANGE.raw_os_error())
+}
+
+impl From<hostfs::Error> for Error {
+    fn from(error: hostfs::Error) -> Self {
+        let full = error.is_full();
+        let hostfs::Error { op, path, source } = error;
+        if full {
+            Self::Full { op: op.to_owned(), path }
+        } else {
+            Self::Store { op: op.to_owned(), path, source }
+        }
+    }
+}
+
+impl From<content::Error> for Error {
+    fn from(error: content::Error) -> Self {
+        match error {
+            content::Error::Fs(error) => error.into(),
+            content::Error::NotFound(digest) => Self::Damaged(format!("content {digest} is missing")),
+            content::Error::Mismatch { expected, found } => {
+                Self::Mismatch { what: "stored content".to_owned(), expected, found }
+            }
+        }
+    }
+}
+
+impl From<wharf_state::rusqlite::Error> for Error {
+    fn from(error: wharf_state::rusqlite::Error) -> Self {
+        Self::State(error.into())
     }
 }
 

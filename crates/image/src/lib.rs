@@ -1,15 +1,61 @@
 //! Image names, load, save, import, layers and snapshots, and the one collector.
+//!
+//! Layout beneath the data root:
+//! ```text
+//! content/                  the blobs (crate wharf-content): manifests, configs, layers as they came
+//! snapshots/<n>/fs          an unpacked layer, or the writable directory of a container
+//! snapshots/<n>/work        overlayfs' own directory beside a writable one
+//! snapshots/.trash/<n>      what is being deleted
+//! ```
+//! The state database says which number is what, and holds every name.
+//!
+//! Invariants: a row is committed after the bytes it stands for are durable (layers are synced before they are
+//! committed), and bytes are removed after the row is gone and that is durable. A layer is visible only after its
+//! diff id was verified. Nothing in an archive is ever used as a path.
+//!
+//! Locking: one mutex orders commits and removals; it is not held while an archive is read. A load, import or save
+//! holds a lease, and while there is one no blob is deleted. Lock order: commit, leases, database.
+//!
+//! Crash: numbers without a row, blobs without an image and the trash are garbage that [`Images::open`] sweeps.
+//!
+//! Deletion happens in one place ([`Images::collect`] and the trash behind it), by descriptor, in the background.
 
+mod changes;
+mod collect;
+mod commit;
+mod compress;
+mod documents;
 mod error;
+mod import;
+mod limits;
+mod load;
+mod lookup;
+mod pipe;
+mod records;
+mod remove;
+mod save;
+mod snapshots;
+mod stage;
+pub mod tar;
 mod types;
+mod unpack;
 
-use std::io::{Read, Write};
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use wharf_model::{Digest, Reference};
+use wharf_content::Store;
+use wharf_linux::hostfs;
+use wharf_model::Digest;
 use wharf_state::Database;
 
+use collect::{Leases, Trash};
+use documents::Documents;
+use stage::StagedDirectory;
+
 pub use error::{Error, Result};
+pub use limits::Limits;
 pub use types::{
     DockerFields, Healthcheck, HistoryEntry, Image, ImportOptions, LoadProgress, Loaded, Pruned, Removed,
     SnapshotMounts, User,
@@ -18,103 +64,100 @@ pub use types::{
 /// The images, layers and snapshots of one data root; clones share them.
 #[derive(Clone, Debug)]
 pub struct Images {
-    #[expect(dead_code, reason = "signatures first")]
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    snapshots: PathBuf,
+    store: Store,
     db: Database,
+    limits: Limits,
+    next_directory: AtomicI64,
+    /// Orders commits and removals.
+    commit: Mutex<()>,
+    /// Understood config documents by image; they never change.
+    documents: Mutex<HashMap<Digest, Arc<Documents>>>,
+    leases: Leases,
+    trash: Trash,
 }
 
-fn later<T>() -> Result<T> {
-    Err(Error::Invalid("not there yet".to_owned()))
-}
-
-#[expect(unused_variables, reason = "signatures first")]
 impl Images {
     /// Opens or creates `content/` and `snapshots/` beneath `root` and sweeps what a crash left.
+    ///
+    /// # Errors
+    /// [`Error::Store`] or [`Error::State`] when the data root or the database cannot be used.
     pub fn open(root: &Path, db: Database) -> Result<Self> {
-        Ok(Self { db })
+        Self::open_with(root, db, Limits::default())
     }
 
-    /// Reads a docker-archive or oci-archive, plain or compressed as a whole.
-    pub fn load(&self, input: &mut dyn Read, on: &mut dyn FnMut(LoadProgress)) -> Result<Vec<Loaded>> {
-        later()
-    }
-
-    /// Makes an image of one layer from a root filesystem tar, plain or compressed.
-    pub fn import(&self, input: &mut dyn Read, options: ImportOptions) -> Result<Digest> {
-        later()
-    }
-
-    /// Writes one archive that is both a docker-archive and an OCI image layout.
-    pub fn save(&self, names: &[String], out: &mut dyn Write) -> Result<()> {
-        later()
-    }
-
-    /// Gives an image another name; returns the image that had the name before, if it was another one.
-    pub fn tag(&self, source: &str, target: &Reference) -> Result<Option<Digest>> {
-        later()
-    }
-
-    /// The image that a name, an id or an unambiguous start of an id means.
-    pub fn resolve(&self, name: &str) -> Result<Image> {
-        later()
-    }
-
-    /// Every image, newest first, those without a name too.
-    pub fn list(&self) -> Result<Vec<Image>> {
-        later()
-    }
-
-    /// The steps that made an image, newest first.
-    pub fn history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
-        later()
-    }
-
-    /// Removes a name, and the image with its last name, by Docker's rules. `users` tells the containers of an image.
-    pub fn remove(
-        &self,
-        name: &str,
-        force: bool,
-        users: &dyn Fn(&Digest) -> Vec<User>,
-    ) -> Result<Vec<Removed>> {
-        later()
-    }
-
-    /// Removes the images no container uses: those without a name, or all.
-    pub fn prune(&self, dangling_only: bool, users: &dyn Fn(&Digest) -> Vec<User>) -> Result<Pruned> {
-        later()
-    }
-
-    /// Makes (or finds) an image whose only file is a static binary, and gives it `name`.
-    pub fn builtin(&self, name: &Reference, binary: &Path) -> Result<Digest> {
-        later()
-    }
-
-    /// A writable snapshot on top of an image.
-    pub fn create_snapshot(&self, key: &str, image: &Digest) -> Result<SnapshotMounts> {
-        later()
-    }
-
-    /// The snapshot made for `key`.
-    pub fn snapshot(&self, key: &str) -> Result<SnapshotMounts> {
-        later()
-    }
-
-    /// Removes a snapshot; its files go in the background. One that is not there is no error.
-    pub fn remove_snapshot(&self, key: &str) -> Result<()> {
-        later()
-    }
-
-    /// Bytes a snapshot holds beyond its image.
-    pub fn snapshot_size(&self, key: &str) -> Result<u64> {
-        later()
-    }
-
-    /// The keys of all snapshots.
-    pub fn snapshots(&self) -> Result<Vec<String>> {
-        later()
+    /// Like [`Images::open`], with limits of one's own for foreign archives.
+    ///
+    /// # Errors
+    /// As [`Images::open`].
+    pub fn open_with(root: &Path, db: Database, limits: Limits) -> Result<Self> {
+        records::migrate(&db)?;
+        let snapshots = root.join("snapshots");
+        let trash = snapshots.join(".trash");
+        hostfs::create_dir_all(&trash, 0o700)?;
+        let store = Store::open(&root.join("content"))?;
+        let inner = Inner {
+            snapshots,
+            store,
+            db,
+            limits,
+            next_directory: AtomicI64::new(1),
+            commit: Mutex::default(),
+            documents: Mutex::default(),
+            leases: Leases::default(),
+            trash: Trash::new(trash),
+        };
+        inner.sweep()?;
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Removes everything that no name, image or snapshot needs, and waits until it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when something cannot be removed.
     pub fn collect(&self) -> Result<()> {
-        later()
+        self.inner.collect()
+    }
+}
+
+impl Inner {
+    fn commit_lock(&self) -> MutexGuard<'_, ()> {
+        // What the lock orders is in the database, whose transaction a panic has undone.
+        self.commit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new numbered directory that goes away unless it gets a row.
+    fn stage_directory(&self) -> Result<StagedDirectory> {
+        StagedDirectory::create(&self.snapshots, self.next_number())
+    }
+
+    fn next_number(&self) -> i64 {
+        self.next_directory.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The files of a layer.
+    fn files_of(&self, directory: i64) -> PathBuf {
+        self.snapshots.join(directory.to_string()).join("fs")
+    }
+
+    /// The config document of an image.
+    fn documents(&self, id: &Digest) -> Result<Arc<Documents>> {
+        let cached = || self.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(documents) = cached().get(id) {
+            return Ok(Arc::clone(documents));
+        }
+        let bytes = self.store.document(id)?;
+        let documents = Arc::new(Documents::parse(&bytes, "image config")?);
+        cached().insert(*id, Arc::clone(&documents));
+        Ok(documents)
+    }
+
+    fn forget_documents(&self, id: &Digest) {
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 }

@@ -8,7 +8,7 @@
 //! `openat2` is in every kernel since 5.6. Where it is missing or forbidden, calls fail with `ENOSYS`; a component by
 //! component walk with `O_NOFOLLOW` would be the way to add such hosts.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -313,7 +313,8 @@ pub fn apply(fd: BorrowedFd<'_>, handle: Handle, metadata: &Metadata<'_>) -> io:
             rustix::fs::fchown(fd, owner.0, owner.1)?;
             rustix::fs::fchmod(fd, mode)?;
             for (name, value) in metadata.xattrs {
-                rustix::fs::fsetxattr(fd, &**name, value, XattrFlags::empty())?;
+                let set = rustix::fs::fsetxattr(fd, &**name, value, XattrFlags::empty());
+                tolerate_unsupported(name, set)?;
             }
             if let Some(times) = &metadata.times {
                 rustix::fs::futimens(fd, times)?;
@@ -327,7 +328,8 @@ pub fn apply(fd: BorrowedFd<'_>, handle: Handle, metadata: &Metadata<'_>) -> io:
                 rustix::fs::chmodat(rustix::fs::CWD, &*link, mode, AtFlags::empty())?;
             }
             for (name, value) in metadata.xattrs {
-                rustix::fs::setxattr(&*link, &**name, value, XattrFlags::empty())?;
+                let set = rustix::fs::setxattr(&*link, &**name, value, XattrFlags::empty());
+                tolerate_unsupported(name, set)?;
             }
             if let Some(times) = &metadata.times {
                 rustix::fs::utimensat(fd, c"", times, AtFlags::EMPTY_PATH)?;
@@ -335,4 +337,13 @@ pub fn apply(fd: BorrowedFd<'_>, handle: Handle, metadata: &Metadata<'_>) -> io:
         }
     }
     Ok(())
+}
+
+/// A file system without user attributes keeps the file without them, as Docker does; those that carry rights or
+/// steer a file system must not get lost.
+fn tolerate_unsupported(name: &CStr, set: std::result::Result<(), Errno>) -> io::Result<()> {
+    match set {
+        Err(Errno::NOTSUP) if name.to_bytes().starts_with(b"user.") => Ok(()),
+        other => Ok(other?),
+    }
 }

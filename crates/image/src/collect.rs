@@ -1,0 +1,289 @@
+//! The one collector: what is removed, is removed here.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use wharf_content::spec::{self, Annotations, Descriptor, Index};
+use wharf_linux::hostfs;
+use wharf_model::Digest;
+
+use crate::records::{self, LayerRow};
+use crate::{Inner, Result};
+
+/// Counts the operations that rely on blobs without a row: while there are any, no blob is deleted.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    state: Mutex<LeaseState>,
+}
+
+#[derive(Debug, Default)]
+struct LeaseState {
+    held: usize,
+    /// Blobs were left behind because of a lease.
+    pending: bool,
+}
+
+impl Leases {
+    fn lock(&self) -> MutexGuard<'_, LeaseState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps all blobs until it is dropped.
+pub(crate) struct Lease<'a>(&'a Inner);
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let pending = {
+            let mut state = self.0.leases.lock();
+            state.held -= 1;
+            state.held == 0 && std::mem::take(&mut state.pending)
+        };
+        if pending && let Err(error) = self.0.collect_blobs() {
+            tracing::warn!("cannot remove unneeded content, the next start will: {error}");
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn lease(&self) -> Lease<'_> {
+        self.leases.lock().held += 1;
+        Lease(self)
+    }
+
+    /// At start: brings files in line with rows.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        let known: HashSet<i64> = self.db.read(records::directories)?.into_iter().collect();
+        let mut highest = known.iter().copied().max().unwrap_or(0);
+        let mut present = HashSet::new();
+        for name in hostfs::read_dir(&self.snapshots)? {
+            let number = name.to_str().and_then(|name| name.parse::<i64>().ok());
+            highest = highest.max(number.unwrap_or(0));
+            match number {
+                Some(number) if known.contains(&number) => {
+                    present.insert(number);
+                }
+                _ if name.as_bytes() == b".trash" => {}
+                _ => self.trash.take(&self.snapshots.join(&name))?,
+            }
+        }
+        for name in hostfs::read_dir(self.trash.path())? {
+            highest = highest.max(name.to_str().and_then(|name| name.parse().ok()).unwrap_or(0));
+        }
+        self.next_directory.store(highest + 1, Ordering::Relaxed);
+
+        // The removal of a snapshot is not synced: after a power cut its row may be back without its files.
+        for (key, directory) in self.db.read(records::snapshots)? {
+            if !present.contains(&directory) {
+                tracing::warn!("the files of snapshot {key} are gone; forgetting it");
+                self.db.write(|tx| records::delete_snapshot(tx, &key))?;
+            }
+        }
+        let layers = self.db.write(records::delete_unneeded_layers)?;
+        self.discard_layers(&layers)?;
+        self.collect_blobs()?;
+        self.write_index()?;
+        self.trash.empty_in_background();
+        Ok(())
+    }
+
+    pub(crate) fn collect(&self) -> Result<()> {
+        {
+            let _commit = self.commit_lock();
+            let layers = self.db.write(records::delete_unneeded_layers)?;
+            self.discard_layers(&layers)?;
+        }
+        self.collect_blobs()?;
+        self.trash.empty()
+    }
+
+    /// Moves the files of layers whose rows are gone to the trash.
+    pub(crate) fn discard_layers(&self, layers: &[LayerRow]) -> Result<()> {
+        if layers.is_empty() {
+            return Ok(());
+        }
+        // The rows must not come back after a power cut without their files.
+        self.db.sync()?;
+        for layer in layers {
+            self.discard_directory(layer.directory)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn discard_directory(&self, directory: i64) -> Result<()> {
+        self.trash.take(&self.snapshots.join(directory.to_string()))?;
+        self.trash.empty_in_background();
+        Ok(())
+    }
+
+    /// Removes those of these blobs that no image needs, or leaves all to the end of the last lease.
+    pub(crate) fn discard_blobs(&self, blobs: &[Digest]) -> Result<()> {
+        let mut state = self.leases.lock();
+        if state.held > 0 {
+            state.pending = true;
+            return Ok(());
+        }
+        for blob in blobs {
+            if !self.db.read(|conn| records::is_needed(conn, blob))? {
+                self.store.remove(blob)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks through all blobs.
+    fn collect_blobs(&self) -> Result<()> {
+        let needed: HashSet<Digest> = self.db.read(records::needed_blobs)?.into_iter().collect();
+        let unneeded: Vec<Digest> =
+            self.store.list()?.into_iter().filter(|blob| !needed.contains(blob)).collect();
+        self.discard_blobs(&unneeded)
+    }
+
+    /// Something went wrong after blobs were published: have the end of the lease look for them.
+    pub(crate) fn collect_after_lease(&self) {
+        self.leases.lock().pending = true;
+    }
+
+    /// Rewrites `content/index.json` from the names, for other tools.
+    pub(crate) fn write_index(&self) -> Result<()> {
+        let (mut images, names) =
+            self.db.read(|conn| Ok::<_, crate::Error>((records::images(conn)?, records::names(conn)?)))?;
+        let mut index = Index::default();
+        let mut named = HashSet::new();
+        for row in &names {
+            let Some(image) = images.iter().find(|image| image.id == row.image) else { continue };
+            named.insert(image.id);
+            let mut descriptor = Descriptor::new(&image.manifest_type, image.manifest, image.manifest_size);
+            descriptor.annotations = Some(Annotations::from([
+                (spec::ANNOTATION_REF_NAME.to_owned(), row.name.familiar()),
+                (spec::ANNOTATION_IMAGE_NAME.to_owned(), row.name.to_string()),
+            ]));
+            index.manifests.push(descriptor);
+        }
+        images.retain(|image| !named.contains(&image.id));
+        index.manifests.extend(
+            images
+                .iter()
+                .map(|image| Descriptor::new(&image.manifest_type, image.manifest, image.manifest_size)),
+        );
+        Ok(self.store.write_index(&index)?)
+    }
+}
+
+/// Directories on their way out. Taking one is a rename; a thread that lives only while there is something to do
+/// deletes them.
+#[derive(Debug)]
+pub(crate) struct Trash {
+    shared: Arc<SharedTrash>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct SharedTrash {
+    path: PathBuf,
+    state: Mutex<TrashState>,
+}
+
+#[derive(Debug, Default)]
+struct TrashState {
+    running: bool,
+    /// Something came in since the worker last looked.
+    again: bool,
+}
+
+impl Trash {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        let shared = SharedTrash { path, state: Mutex::default() };
+        Self { shared: Arc::new(shared), worker: Mutex::default() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Moves a directory in; one that is not there is no error.
+    pub(crate) fn take(&self, directory: &Path) -> Result<()> {
+        let Some(name) = directory.file_name() else { return Ok(()) };
+        match hostfs::rename(directory, &self.shared.path.join(name)) {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn empty_in_background(&self) {
+        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut state = self.shared.lock();
+            state.again = true;
+            if state.running {
+                return;
+            }
+            state.running = true;
+        }
+        let shared = Arc::clone(&self.shared);
+        let spawned = std::thread::Builder::new().name("trash".to_owned()).spawn(move || shared.work());
+        match spawned {
+            // The previous worker, if any, has finished: dropping its handle is enough.
+            Ok(handle) => *worker = Some(handle),
+            Err(error) => {
+                self.shared.lock().running = false;
+                tracing::warn!("cannot start deleting in the background, the next start will: {error}");
+            }
+        }
+    }
+
+    /// Deletes everything in it before returning.
+    pub(crate) fn empty(&self) -> Result<()> {
+        self.wait();
+        self.shared.delete_all()
+    }
+
+    fn wait(&self) {
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(worker) = worker {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Drop for Trash {
+    fn drop(&mut self) {
+        self.wait();
+    }
+}
+
+impl SharedTrash {
+    fn lock(&self) -> MutexGuard<'_, TrashState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        loop {
+            {
+                let mut state = self.lock();
+                if !state.again {
+                    state.running = false;
+                    return;
+                }
+                state.again = false;
+            }
+            if let Err(error) = self.delete_all() {
+                tracing::warn!("cannot delete all of {}: {error}", self.path.display());
+            }
+        }
+    }
+
+    fn delete_all(&self) -> Result<()> {
+        let mut first_error = None;
+        for name in hostfs::read_dir(&self.path)? {
+            if let Err(error) = hostfs::remove_dir_all(&self.path.join(name)) {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), |error| Err(error.into()))
+    }
+}

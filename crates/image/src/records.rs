@@ -1,0 +1,397 @@
+//! The rows: images, names, layers, snapshots.
+//!
+//! Reachability is decided here and nowhere else: a layer is needed while an image or a snapshot stands on it or on a
+//! layer above it, a blob while an image lists it. Rows go first, bytes later.
+
+use jiff::Timestamp;
+use wharf_model::{Digest, Reference};
+use wharf_state::Database;
+use wharf_state::rusqlite::{Connection, OptionalExtension, Row, Transaction};
+
+use crate::{Error, Result};
+
+const STEPS: &[&str] = &["
+    CREATE TABLE layers (
+        chain TEXT PRIMARY KEY,
+        diff TEXT NOT NULL,
+        parent TEXT REFERENCES layers (chain),
+        directory INTEGER NOT NULL UNIQUE,
+        size INTEGER NOT NULL,
+        opaque INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX layers_parent ON layers (parent);
+    CREATE TABLE images (
+        id TEXT PRIMARY KEY,
+        manifest TEXT NOT NULL,
+        manifest_type TEXT NOT NULL,
+        manifest_size INTEGER NOT NULL,
+        top TEXT REFERENCES layers (chain),
+        size INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX images_top ON images (top);
+    CREATE TABLE image_blobs (
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        digest TEXT NOT NULL,
+        PRIMARY KEY (image, digest)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX image_blobs_digest ON image_blobs (digest);
+    CREATE TABLE layer_blobs (
+        digest TEXT PRIMARY KEY,
+        diff TEXT NOT NULL,
+        media_type TEXT NOT NULL,
+        size INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE names (
+        name TEXT PRIMARY KEY,
+        image TEXT NOT NULL REFERENCES images (id),
+        tagged INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX names_image ON names (image);
+    CREATE TABLE snapshots (
+        key TEXT PRIMARY KEY,
+        directory INTEGER NOT NULL UNIQUE,
+        top TEXT REFERENCES layers (chain)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX snapshots_top ON snapshots (top);
+"];
+
+/// An image without its documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageRow {
+    pub(crate) id: Digest,
+    pub(crate) manifest: Digest,
+    pub(crate) manifest_type: String,
+    pub(crate) manifest_size: u64,
+    pub(crate) top: Option<Digest>,
+    pub(crate) size: u64,
+}
+
+/// A layer that is unpacked in `snapshots/<directory>/fs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LayerRow {
+    pub(crate) chain: Digest,
+    pub(crate) diff: Digest,
+    pub(crate) parent: Option<Digest>,
+    pub(crate) directory: i64,
+    pub(crate) size: u64,
+    /// It hides everything below.
+    pub(crate) opaque: bool,
+}
+
+/// A layer's blob and what it decompresses to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LayerBlobRow {
+    pub(crate) digest: Digest,
+    pub(crate) diff: Digest,
+    pub(crate) media_type: String,
+    pub(crate) size: u64,
+}
+
+/// A name that points at an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NameRow {
+    pub(crate) name: Reference,
+    pub(crate) image: Digest,
+    pub(crate) tagged: Option<Timestamp>,
+}
+
+/// A container's writable directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SnapshotRow {
+    pub(crate) directory: i64,
+    pub(crate) top: Option<Digest>,
+}
+
+pub(crate) fn migrate(db: &Database) -> Result<()> {
+    Ok(db.migrate("image", STEPS)?)
+}
+
+fn digest(text: &str) -> Result<Digest> {
+    text.parse().map_err(|error| Error::Damaged(format!("the state database holds a bad digest: {error}")))
+}
+
+fn optional_digest(text: Option<String>) -> Result<Option<Digest>> {
+    text.map(|text| digest(&text)).transpose()
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+const IMAGE: &str = "SELECT id, manifest, manifest_type, manifest_size, top, size FROM images";
+
+fn image_row(row: &Row<'_>) -> Result<ImageRow> {
+    Ok(ImageRow {
+        id: digest(&row.get::<_, String>(0)?)?,
+        manifest: digest(&row.get::<_, String>(1)?)?,
+        manifest_type: row.get(2)?,
+        manifest_size: unsigned(row.get(3)?),
+        top: optional_digest(row.get(4)?)?,
+        size: unsigned(row.get(5)?),
+    })
+}
+
+fn layer_row(row: &Row<'_>) -> Result<LayerRow> {
+    Ok(LayerRow {
+        chain: digest(&row.get::<_, String>(0)?)?,
+        diff: digest(&row.get::<_, String>(1)?)?,
+        parent: optional_digest(row.get(2)?)?,
+        directory: row.get(3)?,
+        size: unsigned(row.get(4)?),
+        opaque: row.get(5)?,
+    })
+}
+
+/// Runs a query and turns its rows into values.
+fn collect<T>(
+    conn: &Connection,
+    sql: &str,
+    params: impl wharf_state::rusqlite::Params,
+    read: impl Fn(&Row<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut values = Vec::new();
+    while let Some(row) = rows.next()? {
+        values.push(read(row)?);
+    }
+    Ok(values)
+}
+
+pub(crate) fn images(conn: &Connection) -> Result<Vec<ImageRow>> {
+    collect(conn, IMAGE, [], image_row)
+}
+
+pub(crate) fn image(conn: &Connection, id: &Digest) -> Result<Option<ImageRow>> {
+    let found = collect(conn, &format!("{IMAGE} WHERE id = ?1"), [id.to_string()], image_row)?;
+    Ok(found.into_iter().next())
+}
+
+/// The images whose hexadecimal id begins with `hex`, two at most.
+pub(crate) fn images_by_prefix(conn: &Connection, hex: &str) -> Result<Vec<ImageRow>> {
+    // Every id has the same prefix; the upper end is the first text that no longer begins with `hex`.
+    let from = format!("{}:{hex}", Digest::ALGORITHM);
+    let to = format!("{from}g");
+    collect(conn, &format!("{IMAGE} WHERE id >= ?1 AND id < ?2 LIMIT 2"), [from, to], image_row)
+}
+
+pub(crate) fn insert_image(tx: &Transaction<'_>, image: &ImageRow, blobs: &[Digest]) -> Result<()> {
+    tx.execute(
+        "INSERT INTO images (id, manifest, manifest_type, manifest_size, top, size)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        (
+            image.id.to_string(),
+            image.manifest.to_string(),
+            &image.manifest_type,
+            signed(image.manifest_size),
+            image.top.map(|top| top.to_string()),
+            signed(image.size),
+        ),
+    )?;
+    for blob in blobs {
+        tx.execute(
+            "INSERT OR IGNORE INTO image_blobs (image, digest) VALUES (?1, ?2)",
+            (image.id.to_string(), blob.to_string()),
+        )?;
+    }
+    Ok(())
+}
+
+pub(crate) fn delete_image(tx: &Transaction<'_>, id: &Digest) -> Result<()> {
+    tx.execute("DELETE FROM images WHERE id = ?1", [id.to_string()])?;
+    tx.execute("DELETE FROM layer_blobs WHERE digest NOT IN (SELECT digest FROM image_blobs)", [])?;
+    Ok(())
+}
+
+pub(crate) fn is_needed(conn: &Connection, blob: &Digest) -> Result<bool> {
+    let mut statement = conn.prepare_cached("SELECT 1 FROM image_blobs WHERE digest = ?1")?;
+    Ok(statement.exists([blob.to_string()])?)
+}
+
+pub(crate) fn layer(conn: &Connection, chain: &Digest) -> Result<Option<LayerRow>> {
+    let sql = "SELECT chain, diff, parent, directory, size, opaque FROM layers WHERE chain = ?1";
+    Ok(collect(conn, sql, [chain.to_string()], layer_row)?.into_iter().next())
+}
+
+/// The layer `top` and those below it, topmost first.
+pub(crate) fn chain_of(conn: &Connection, top: &Digest) -> Result<Vec<LayerRow>> {
+    let sql = "
+        WITH RECURSIVE down (chain, diff, parent, directory, size, opaque, depth) AS (
+            SELECT chain, diff, parent, directory, size, opaque, 0 FROM layers WHERE chain = ?1
+            UNION ALL
+            SELECT l.chain, l.diff, l.parent, l.directory, l.size, l.opaque, depth + 1
+            FROM layers l JOIN down ON l.chain = down.parent
+        )
+        SELECT chain, diff, parent, directory, size, opaque FROM down ORDER BY depth";
+    let layers = collect(conn, sql, [top.to_string()], layer_row)?;
+    if layers.is_empty() {
+        return Err(Error::Damaged(format!("layer {top} is missing")));
+    }
+    Ok(layers)
+}
+
+pub(crate) fn insert_layer(tx: &Transaction<'_>, layer: &LayerRow) -> Result<()> {
+    tx.execute(
+        "INSERT INTO layers (chain, diff, parent, directory, size, opaque) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        (
+            layer.chain.to_string(),
+            layer.diff.to_string(),
+            layer.parent.map(|parent| parent.to_string()),
+            layer.directory,
+            signed(layer.size),
+            layer.opaque,
+        ),
+    )?;
+    Ok(())
+}
+
+/// Removes the rows of layers nothing stands on any more and returns them, the topmost of each chain first.
+pub(crate) fn delete_unneeded_layers(tx: &Transaction<'_>) -> Result<Vec<LayerRow>> {
+    let mut removed = Vec::new();
+    loop {
+        // Only ever the uppermost: those below become so in the next round.
+        let leaves = collect(
+            tx,
+            "SELECT chain, diff, parent, directory, size, opaque FROM layers l
+             WHERE NOT EXISTS (SELECT 1 FROM layers WHERE parent = l.chain)
+               AND NOT EXISTS (SELECT 1 FROM images WHERE top = l.chain)
+               AND NOT EXISTS (SELECT 1 FROM snapshots WHERE top = l.chain)",
+            [],
+            layer_row,
+        )?;
+        if leaves.is_empty() {
+            return Ok(removed);
+        }
+        for leaf in leaves {
+            tx.execute("DELETE FROM layers WHERE chain = ?1", [leaf.chain.to_string()])?;
+            removed.push(leaf);
+        }
+    }
+}
+
+pub(crate) fn layer_blob(conn: &Connection, blob: &Digest) -> Result<Option<LayerBlobRow>> {
+    let sql = "SELECT digest, diff, media_type, size FROM layer_blobs WHERE digest = ?1";
+    let rows = collect(conn, sql, [blob.to_string()], |row| {
+        Ok(LayerBlobRow {
+            digest: digest(&row.get::<_, String>(0)?)?,
+            diff: digest(&row.get::<_, String>(1)?)?,
+            media_type: row.get(2)?,
+            size: unsigned(row.get(3)?),
+        })
+    })?;
+    Ok(rows.into_iter().next())
+}
+
+pub(crate) fn insert_layer_blob(tx: &Transaction<'_>, blob: &LayerBlobRow) -> Result<()> {
+    tx.execute(
+        "INSERT OR REPLACE INTO layer_blobs (digest, diff, media_type, size) VALUES (?1, ?2, ?3, ?4)",
+        (blob.digest.to_string(), blob.diff.to_string(), &blob.media_type, signed(blob.size)),
+    )?;
+    Ok(())
+}
+
+fn name_row(row: &Row<'_>) -> Result<NameRow> {
+    let text: String = row.get(0)?;
+    let name = text
+        .parse()
+        .map_err(|error| Error::Damaged(format!("the state database holds a bad name {text:?}: {error}")))?;
+    Ok(NameRow {
+        name,
+        image: digest(&row.get::<_, String>(1)?)?,
+        tagged: Timestamp::from_nanosecond(row.get::<_, i64>(2)?.into()).ok(),
+    })
+}
+
+pub(crate) fn names(conn: &Connection) -> Result<Vec<NameRow>> {
+    collect(conn, "SELECT name, image, tagged FROM names ORDER BY name", [], name_row)
+}
+
+pub(crate) fn names_of(conn: &Connection, image: &Digest) -> Result<Vec<NameRow>> {
+    let sql = "SELECT name, image, tagged FROM names WHERE image = ?1 ORDER BY name";
+    collect(conn, sql, [image.to_string()], name_row)
+}
+
+/// The image a full name points at.
+pub(crate) fn target(conn: &Connection, name: &Reference) -> Result<Option<Digest>> {
+    let mut statement = conn.prepare_cached("SELECT image FROM names WHERE name = ?1")?;
+    let found: Option<String> = statement.query_row([name.to_string()], |row| row.get(0)).optional()?;
+    optional_digest(found)
+}
+
+/// Points a name at an image; returns the one it pointed at before, if that was another.
+pub(crate) fn set_name(tx: &Transaction<'_>, name: &Reference, image: &Digest) -> Result<Option<Digest>> {
+    let before = target(tx, name)?;
+    if before == Some(*image) {
+        return Ok(None);
+    }
+    let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+    tx.execute(
+        "INSERT OR REPLACE INTO names (name, image, tagged) VALUES (?1, ?2, ?3)",
+        (name.to_string(), image.to_string(), now),
+    )?;
+    Ok(before)
+}
+
+pub(crate) fn delete_name(tx: &Transaction<'_>, name: &Reference) -> Result<()> {
+    tx.execute("DELETE FROM names WHERE name = ?1", [name.to_string()])?;
+    Ok(())
+}
+
+pub(crate) fn snapshot(conn: &Connection, key: &str) -> Result<Option<SnapshotRow>> {
+    let rows = collect(conn, "SELECT directory, top FROM snapshots WHERE key = ?1", [key], |row| {
+        Ok(SnapshotRow { directory: row.get(0)?, top: optional_digest(row.get(1)?)? })
+    })?;
+    Ok(rows.into_iter().next())
+}
+
+/// Key and directory of every snapshot.
+pub(crate) fn snapshots(conn: &Connection) -> Result<Vec<(String, i64)>> {
+    collect(conn, "SELECT key, directory FROM snapshots ORDER BY key", [], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })
+}
+
+pub(crate) fn insert_snapshot(
+    tx: &Transaction<'_>,
+    key: &str,
+    directory: i64,
+    top: Option<&Digest>,
+) -> Result<()> {
+    let mut statement =
+        tx.prepare_cached("INSERT INTO snapshots (key, directory, top) VALUES (?1, ?2, ?3)")?;
+    statement.execute((key, directory, top.map(|top| top.to_string())))?;
+    Ok(())
+}
+
+pub(crate) fn delete_snapshot(tx: &Transaction<'_>, key: &str) -> Result<()> {
+    tx.prepare_cached("DELETE FROM snapshots WHERE key = ?1")?.execute([key])?;
+    Ok(())
+}
+
+/// Every directory number that has a row.
+pub(crate) fn directories(conn: &Connection) -> Result<Vec<i64>> {
+    collect(conn, "SELECT directory FROM layers UNION ALL SELECT directory FROM snapshots", [], |row| {
+        Ok(row.get(0)?)
+    })
+}
+
+/// Every blob some image needs.
+pub(crate) fn needed_blobs(conn: &Connection) -> Result<Vec<Digest>> {
+    collect(conn, "SELECT DISTINCT digest FROM image_blobs", [], |row| digest(&row.get::<_, String>(0)?))
+}
+
+/// Whether an image ends in this layer.
+pub(crate) fn is_top(conn: &Connection, chain: &Digest) -> Result<bool> {
+    let mut statement = conn.prepare_cached("SELECT 1 FROM images WHERE top = ?1")?;
+    Ok(statement.exists([chain.to_string()])?)
+}
+
+/// The blobs an image lists.
+pub(crate) fn blobs_of(conn: &Connection, image: &Digest) -> Result<Vec<Digest>> {
+    let sql = "SELECT digest FROM image_blobs WHERE image = ?1";
+    collect(conn, sql, [image.to_string()], |row| digest(&row.get::<_, String>(0)?))
+}
