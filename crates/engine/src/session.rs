@@ -61,6 +61,10 @@ pub(crate) trait Source: Send + 'static {
     fn finish(&mut self) -> Result<Vec<OutputChunk>>;
     /// How far this source has read.
     fn position(&self) -> Position;
+    /// Nothing more will be given, whatever the container still writes.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// When a pump ends.
@@ -114,6 +118,7 @@ pub(crate) async fn pump(
             }
         }
         let over = match until {
+            _ if source.is_over() => true,
             Until::Now => true,
             Until::RunEnds => !state.running,
             Until::RunAfter(run) => state.removed || (state.run > run && !state.running),

@@ -209,6 +209,10 @@ impl Source for LogSource {
         Ok(batches.finish())
     }
 
+    fn is_over(&self) -> bool {
+        self.done
+    }
+
     fn position(&self) -> Position {
         self.lines.as_ref().map(Lines::position).unwrap_or_default()
     }
