@@ -26,6 +26,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_NAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERATION: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NETNS_FD: u16 = 28;
 /// `enum ifla_info`.
@@ -44,6 +45,8 @@ const IFA_BROADCAST: u16 = 4;
 const ROUTE_DESTINATION: u16 = 1;
 const ROUTE_INTERFACE: u16 = 4;
 const ROUTE_GATEWAY: u16 = 5;
+/// `IF_OPER_UP`.
+const IN_OPERATION: u8 = 6;
 /// `IFF_UP`.
 const UP: u32 = 1;
 /// `AF_INET`.
@@ -56,11 +59,13 @@ const ADDRESS_HEADER: usize = 8;
 const ROUTE_HEADER: usize = 12;
 
 /// A link, as far as this crate cares.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) up: bool,
+    /// Frames pass: the kernel has noticed that both ends are up.
+    pub(crate) in_operation: bool,
     pub(crate) mtu: u32,
     /// The index of the bridge it is a port of.
     pub(crate) master: Option<u32>,
@@ -254,12 +259,12 @@ fn parse_link(frame: &Frame<'_>) -> Result<Option<Link>, Error> {
     let (Some(index), Some(flags)) = (u32_at(frame.payload, 4), u32_at(frame.payload, 8)) else {
         return Err(Error::Answer("too short"));
     };
-    let mut link =
-        Link { index, name: String::new(), up: flags & UP != 0, mtu: 0, master: None, kind: String::new() };
+    let mut link = Link { index, up: flags & UP != 0, ..Link::default() };
     for attribute in Attributes::after(frame.payload, LINK_HEADER) {
         match attribute? {
             (IFLA_NAME, name) => link.name = text(name),
             (IFLA_MTU, mtu) => link.mtu = u32_at(mtu, 0).unwrap_or_default(),
+            (IFLA_OPERATION, state) => link.in_operation = state == [IN_OPERATION],
             (IFLA_MASTER, master) => link.master = u32_at(master, 0),
             (IFLA_LINKINFO, info) => {
                 link.kind = Attributes::new(info).find(INFO_KIND)?.map(text).unwrap_or_default();

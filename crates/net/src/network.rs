@@ -17,6 +17,7 @@
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rustix::io::Errno;
@@ -311,7 +312,26 @@ impl Shared {
         let address = Ipv4Net::new(endpoint.address, endpoint.prefix_len).unwrap_or(bridge.pool.subnet());
         let addressing = Addressing { index, address, gateway: Some(endpoint.gateway), loopback: true };
         link::configure(&mut inside, &addressing).map_err(refused("set up the network interface"))?;
-        self.join(&mut self.kernel(), endpoint, bridge)
+        self.join(&mut self.kernel(), endpoint, bridge)?;
+        self.await_operation(&mut inside, endpoint).map_err(refused("look at the network interface"))
+    }
+
+    /// Waits until frames pass, at most some milliseconds. A pair that has just come up drops what is sent before the
+    /// kernel's own worker has noticed, and a lost first ARP request costs a container a second. Since Linux 6.9 asking
+    /// makes the kernel notice at once; before, it does so soon.
+    fn await_operation(&self, inside: &mut Socket, endpoint: &Endpoint) -> Result<(), netlink::Error> {
+        const ATTEMPTS: u32 = 50;
+        const PAUSE: Duration = Duration::from_micros(200);
+        let passes = |link: Option<link::Link>| link.is_none_or(|link| link.in_operation);
+        for _ in 0..ATTEMPTS {
+            if passes(link::find(inside, &endpoint.interface)?)
+                && passes(link::find(&mut self.kernel().route, &endpoint.host_interface)?)
+            {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
     }
 
     /// Makes the host's end a port of the bridge. A bridge that somebody has removed is made again.

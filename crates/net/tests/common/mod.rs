@@ -318,3 +318,54 @@ fn talk(fill: impl FnOnce(&mut Batch)) {
 fn any_socket() -> UdpSocket {
     UdpSocket::bind("0.0.0.0:0").unwrap()
 }
+
+/// Binds a packet socket to one interface and every protocol.
+pub(crate) fn bind_packet_socket(socket: impl AsFd, index: u32) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: all fields of sockaddr_ll may be zero.
+    #[expect(unsafe_code, reason = "rustix has no link-layer address")]
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET.try_into().unwrap();
+    address.sll_protocol = 3_u16.to_be();
+    address.sll_ifindex = index.try_into().unwrap();
+    let length = size_of::<libc::sockaddr_ll>().try_into().unwrap();
+    // SAFETY: the pointer and the length describe `address`.
+    #[expect(unsafe_code, reason = "rustix has no link-layer address")]
+    let bound = unsafe { libc::bind(socket.as_fd().as_raw_fd(), (&raw const address).cast(), length) };
+    if bound == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The Ethernet address of a link of the calling thread's namespace.
+pub(crate) fn mac_of(name: &str) -> [u8; 6] {
+    let mut batch = Batch::new();
+    batch.push(18, Batch::ACK, &[0; 16], |link| {
+        link.string(3, name);
+    });
+    let mut mac = [0; 6];
+    Socket::open(Family::Route)
+        .unwrap()
+        .exchange(&mut batch, &mut |frame| {
+            let found =
+                wharf_linux::netlink::Attributes::after(frame.payload, 16).find(1)?.unwrap_or_default();
+            mac.copy_from_slice(found);
+            Ok(())
+        })
+        .unwrap();
+    mac
+}
+
+/// Makes the calling thread's namespace send what is meant for 127.0.0.0/8 to a neighbour.
+pub(crate) fn hijack_loopback(interface: &str, gateway: Ipv4Addr) {
+    let index = rustix::net::netdevice::name_to_index(any_socket(), interface).unwrap();
+    talk(|batch| {
+        // The kernel's own entries first: loopback addresses are local.
+        for (address, length) in [([127, 0, 0, 0], 8), ([127, 0, 0, 1], 32)] {
+            batch.push(25, Batch::ACK, &[2, length, 0, 0, 255, 2, 254, 2, 0, 0, 0, 0], |route| {
+                route.bytes(1, &address);
+            });
+        }
+        batch.push(24, CREATE, &[2, 8, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0], |route| {
+            route.bytes(1, &[127, 0, 0, 0]).bytes(5, &gateway.octets()).u32(4, index);
+        });
+    });
+}
