@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
+use wharf_linux::netlink::{Attributes, Batch, Family, Socket};
 
 /// What identifies one scratch engine: its directory and its subnet.
 #[derive(Debug, Clone)]
@@ -30,7 +31,6 @@ impl Traces {
         if fs::read_to_string("/proc/net/fib_trie").unwrap_or_default().contains(&self.address) {
             found.push(format!("address or route in {}0/24", self.address));
         }
-        found.extend(firewall_mentions(&self.address));
         found
     }
 
@@ -56,7 +56,8 @@ pub fn of_any_engine() -> Vec<String> {
     let made_by_us = |name: &String| ["wharf", "wh-", "whv"].iter().any(|start| name.starts_with(start));
     found.extend(links.into_iter().filter(made_by_us).map(|name| format!("link {name}")));
     found.extend(cgroups().into_iter().map(|path| format!("cgroup {}", path.display())));
-    found.extend(firewall_mentions("wharf"));
+    let tables = firewall_tables().into_iter().filter(|name| name == "wharf" || name.starts_with("wharf-"));
+    found.extend(tables.map(|name| format!("firewall table {name}")));
     found
 }
 
@@ -83,14 +84,27 @@ fn mounts(matches: impl Fn(&str) -> bool) -> Vec<String> {
     table.lines().filter(|line| matches(line)).map(|line| format!("mount {line}")).collect()
 }
 
-/// Firewall rules, when the machine has the `nft` program to list them.
-fn firewall_mentions(needle: &str) -> Vec<String> {
-    let listing = std::process::Command::new("nft").args(["list", "ruleset"]).output();
-    let text = listing.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.lines()
-        .filter(|line| line.contains(needle))
-        .map(|line| format!("firewall: {}", line.trim()))
-        .collect()
+/// The names of all nf_tables tables in this network namespace.
+fn firewall_tables() -> Vec<String> {
+    /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE`.
+    const GET_TABLE: u16 = 10 << 8 | 1;
+    /// `NFTA_TABLE_NAME`.
+    const NAME: u16 = 1;
+    let mut names = Vec::new();
+    let mut batch = Batch::new();
+    // The header of netfilter messages: any family, version 0, no resource.
+    let header = [0; 4];
+    batch.push(GET_TABLE, Batch::DUMP, &header, |_| ());
+    let listed = Socket::open(Family::Netfilter).and_then(|mut socket| {
+        socket.exchange(&mut batch, &mut |frame| {
+            let name =
+                Attributes::after(frame.payload, header.len()).find(NAME).ok().flatten().unwrap_or_default();
+            names.push(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned());
+            Ok(())
+        })
+    });
+    // A kernel without nf_tables has no tables of ours.
+    listed.map(|()| names).unwrap_or_default()
 }
 
 fn processes_mentioning(needle: &str) -> Vec<(i32, String)> {
