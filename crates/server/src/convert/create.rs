@@ -1,0 +1,269 @@
+//! `POST /containers/create`: the body as the engine's [`ContainerSpec`].
+//!
+//! Form is checked here (names from a fixed set, numbers that fit, ports and addresses that parse); what needs the
+//! image, the machine or another field's meaning is the engine's to check.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+use wharf_api::models::{ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, NetworkingConfig};
+use wharf_api::version::ApiVersion;
+use wharf_model::ContainerSpec;
+use wharf_model::network::{NetworkMode, Port};
+use wharf_model::spec::Healthcheck;
+
+use crate::adapt;
+use crate::convert::{host, ordered};
+use crate::error::{Failure, Result};
+use crate::request::invalid_json;
+
+/// Reads a body of a version.
+pub(crate) fn container_spec(
+    mut body: Value,
+    version: ApiVersion,
+    platform: Option<&str>,
+) -> Result<ContainerSpec> {
+    if body.as_object().is_none_or(serde_json::Map::is_empty) {
+        return Err(match body {
+            Value::Null | Value::Object(_) => {
+                Failure::invalid("config cannot be empty in order to create a container")
+            }
+            _ => Failure::invalid("invalid JSON: expected an object"),
+        });
+    }
+    adapt::create_request(&mut body, version)?;
+    host::check_words(&body["HostConfig"])?;
+    // Beside the model: the newest version has it only per network.
+    let mac = body["MacAddress"].take();
+    loosen(&mut body);
+    let body: ContainerCreateBody = serde_json::from_value(body).map_err(|error| invalid_json(&error))?;
+    let mut spec = from_model(body)?;
+    if let Some(mac) = mac.as_str().filter(|mac| !mac.is_empty()) {
+        mac.clone_into(&mut spec.mac_address);
+    }
+    spec.platform = platform.map(str::to_owned);
+    Ok(spec)
+}
+
+/// Turns spellings that Docker takes and the model does not into the model's.
+fn loosen(body: &mut Value) {
+    for key in ["Cmd", "Entrypoint"] {
+        if let Some(Value::String(word)) = body.get(key) {
+            body[key] = Value::Array(vec![Value::String(word.clone())]);
+        }
+    }
+    for key in ["ExposedPorts", "Volumes"] {
+        if let Some(Value::Object(members)) = body.get_mut(key) {
+            members.values_mut().for_each(|member| *member = Value::Object(serde_json::Map::new()));
+        }
+    }
+    let endpoints = body.get_mut("NetworkingConfig").and_then(|config| config.get_mut("EndpointsConfig"));
+    if let Some(Value::Object(members)) = endpoints {
+        members.retain(|_, settings| !settings.is_null());
+    }
+}
+
+fn from_model(body: ContainerCreateBody) -> Result<ContainerSpec> {
+    // Every field is named, so that one the models gain cannot be overlooked.
+    let ContainerCreateBody {
+        hostname,
+        domainname,
+        user,
+        attach_stdin,
+        attach_stdout,
+        attach_stderr,
+        exposed_ports,
+        tty,
+        open_stdin,
+        stdin_once,
+        env,
+        cmd,
+        healthcheck,
+        args_escaped: _,
+        image,
+        volumes,
+        working_dir,
+        entrypoint,
+        network_disabled,
+        on_build: _,
+        labels,
+        stop_signal,
+        stop_timeout,
+        shell: _,
+        host_config,
+        networking_config,
+    } = body;
+    let mut spec = ContainerSpec {
+        image: image.unwrap_or_default(),
+        hostname: hostname.unwrap_or_default(),
+        domainname: domainname.unwrap_or_default(),
+        user: user.unwrap_or_default(),
+        env: env.unwrap_or_default(),
+        cmd: cmd.filter(|cmd| !cmd.is_empty()),
+        entrypoint,
+        working_dir: working_dir.unwrap_or_default(),
+        tty: tty.unwrap_or_default(),
+        open_stdin: open_stdin.unwrap_or_default(),
+        stdin_once: stdin_once.unwrap_or_default(),
+        attach_stdin: attach_stdin.unwrap_or_default(),
+        attach_stdout: attach_stdout.unwrap_or_default(),
+        attach_stderr: attach_stderr.unwrap_or_default(),
+        labels: ordered(labels),
+        exposed_ports: ports(exposed_ports)?,
+        volumes: volumes.into_iter().flatten().collect(),
+        stop_signal: stop_signal.unwrap_or_default(),
+        stop_timeout,
+        healthcheck: healthcheck.map(from_health),
+        mac_address: String::new(),
+        ipv4_address: None,
+        platform: None,
+        host: host::from_model(host_config.unwrap_or_else(HostConfig::default))?,
+    };
+    if spec.env.iter().any(|variable| variable.split('=').next().is_none_or(str::is_empty)) {
+        let variable = spec.env.iter().find(|variable| variable.is_empty() || variable.starts_with('='));
+        let variable = variable.map_or("", String::as_str);
+        return Err(Failure::invalid(format!("invalid environment variable: {variable}")));
+    }
+    if network_disabled == Some(true) {
+        spec.host.network_mode = NetworkMode::None;
+    }
+    endpoint(&mut spec, networking_config)?;
+    Ok(spec)
+}
+
+fn ports(ports: Option<Vec<String>>) -> Result<BTreeSet<Port>> {
+    let mut all = BTreeSet::new();
+    for text in ports.into_iter().flatten() {
+        all.extend(host::port_range(&text)?);
+    }
+    Ok(all)
+}
+
+fn from_health(health: HealthConfig) -> Healthcheck {
+    let HealthConfig { test, interval, timeout, retries, start_period, start_interval } = health;
+    Healthcheck {
+        test: test.unwrap_or_default(),
+        interval: interval.unwrap_or_default(),
+        timeout: timeout.unwrap_or_default(),
+        start_period: start_period.unwrap_or_default(),
+        start_interval: start_interval.unwrap_or_default(),
+        retries: retries.unwrap_or_default(),
+    }
+}
+
+/// Takes what `NetworkingConfig` says about the one network the container joins.
+fn endpoint(spec: &mut ContainerSpec, config: Option<NetworkingConfig>) -> Result<()> {
+    let endpoints = config.and_then(|config| config.endpoints_config).unwrap_or_default();
+    let mode = spec.host.network_mode.to_string();
+    for (network, settings) in endpoints {
+        if network != mode && !(network == "default" && mode == "bridge") {
+            return Err(Failure::not_implemented(format!(
+                "joining network {network} beside {mode} is not implemented yet: give one network"
+            )));
+        }
+        let EndpointSettings { ipam_config, mac_address, .. } = settings;
+        if let Some(mac) = mac_address.filter(|mac| !mac.is_empty()) {
+            spec.mac_address = mac;
+        }
+        let address = ipam_config.and_then(|ipam| ipam.ipv4_address).filter(|address| !address.is_empty());
+        if let Some(text) = address {
+            let address: Ipv4Addr = text.parse().map_err(|_| {
+                Failure::invalid(format!(
+                    "invalid config for network {network}: invalid IPv4 address: {text}"
+                ))
+            })?;
+            spec.ipv4_address = Some(address);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(body: Value) -> Result<ContainerSpec> {
+        container_spec(body, ApiVersion::MAX, None)
+    }
+
+    fn message(body: Value) -> String {
+        spec(body).unwrap_err().message
+    }
+
+    #[test]
+    fn bodies_of_the_wrong_shape_are_refused() {
+        for body in [
+            json!({"HostConfig": 1}),
+            json!({"HostConfig": {"Mounts": [1, "x", null]}}),
+            json!({"HostConfig": {"Mounts": {}}}),
+            json!({"HostConfig": {"Mounts": [{"Type": 1}]}}),
+            json!({"Healthcheck": "x"}),
+            json!({"ExposedPorts": []}),
+            json!({"NetworkingConfig": []}),
+            json!({"Image": 1}),
+            json!("x"),
+            json!(1),
+        ] {
+            for version in [ApiVersion::MIN, ApiVersion::new(43), ApiVersion::MAX] {
+                let failure = container_spec(body.clone(), version, None).unwrap_err();
+                assert_eq!(failure.status, http::StatusCode::BAD_REQUEST, "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_body_is_refused() {
+        for body in [json!(null), json!({})] {
+            assert_eq!(message(body), "config cannot be empty in order to create a container");
+        }
+        assert!(message(json!([])).starts_with("invalid JSON"));
+    }
+
+    #[test]
+    fn a_command_may_be_one_word() {
+        let read = spec(json!({"Image": "a", "Cmd": "sh", "Entrypoint": "/init"})).unwrap();
+        assert_eq!(read.cmd, Some(vec!["sh".to_owned()]));
+        assert_eq!(read.entrypoint, Some(vec!["/init".to_owned()]));
+    }
+
+    #[test]
+    fn null_is_the_same_as_absent() {
+        let read = spec(
+            json!({
+                "Image": "a", "Cmd": null, "Env": null, "Labels": null, "HostConfig": {"Binds": null, "Memory": null},
+                "ExposedPorts": {"80": null}, "Volumes": null, "NetworkingConfig": {"EndpointsConfig": {"bridge": null}}
+            }),
+        )
+        .unwrap();
+        assert_eq!(read.cmd, None);
+        assert_eq!(read.exposed_ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["80/tcp"]);
+    }
+
+    #[test]
+    fn environment_variables_have_names() {
+        assert_eq!(message(json!({"Image": "a", "Env": ["A=1", "=x"]})), "invalid environment variable: =x");
+        assert_eq!(message(json!({"Image": "a", "Env": [""]})), "invalid environment variable: ");
+        assert!(spec(json!({"Image": "a", "Env": ["A", "B=", "C=="]})).is_ok());
+    }
+
+    #[test]
+    fn addresses_are_checked() {
+        let with = |address: &str| {
+            json!({"Image": "a", "NetworkingConfig": {"EndpointsConfig": {"bridge": {
+                "IPAMConfig": {"IPv4Address": address}, "MacAddress": "02:00:00:00:00:01"}}}})
+        };
+        let read = spec(with("172.17.0.9")).unwrap();
+        assert_eq!(read.ipv4_address, Some(Ipv4Addr::new(172, 17, 0, 9)));
+        assert_eq!(read.mac_address, "02:00:00:00:00:01");
+        assert!(message(with("x")).contains("invalid IPv4 address: x"));
+    }
+
+    #[test]
+    fn the_old_place_of_the_mac_address_counts() {
+        let read = spec(json!({"Image": "a", "MacAddress": "02:00:00:00:00:01"})).unwrap();
+        assert_eq!(read.mac_address, "02:00:00:00:00:01");
+    }
+}

@@ -1,0 +1,241 @@
+//! Connections that stop being HTTP: attach and exec.
+//!
+//! After `101 UPGRADED` the socket carries the process's output one way and the client's input the other. Without a
+//! terminal the output is framed (`wharf_api::stream`), so that standard error can be told apart.
+//!
+//! A session ends when its output ends, when the client types its detach keys, or when the client is gone. A client
+//! that has only closed its sending side still wants output, so the end of its input is not enough to tell: the socket
+//! has to report that both directions are closed.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use hyper::ext::ReasonPhrase;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use wharf_api::stream::{MULTIPLEXED_MEDIA_TYPE, RAW_MEDIA_TYPE, StreamKind, push_frame};
+use wharf_api::version::ApiVersion;
+use wharf_engine::{Input, OutputChunk, OutputStream, Session, Stream, Wrote};
+
+use crate::response;
+
+/// How much of a client's input is read at once.
+const INPUT_BUFFER: usize = 32 * 1024;
+
+/// The media type of output.
+pub(crate) fn media_type(tty: bool, version: ApiVersion) -> &'static str {
+    if !tty && version >= ApiVersion::new(42) { MULTIPLEXED_MEDIA_TYPE } else { RAW_MEDIA_TYPE }
+}
+
+/// Answers with the session: by upgrading the connection when the client asked for it, else with the output as a body
+/// (old clients without input).
+pub(crate) fn answer(
+    headers: &HeaderMap,
+    upgrade: Option<OnUpgrade>,
+    version: ApiVersion,
+    session: Session,
+) -> Response {
+    let Some(upgrade) = upgrade.filter(|_| headers.contains_key(header::UPGRADE)) else {
+        return output(RAW_MEDIA_TYPE, session.tty, session.output);
+    };
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type(session.tty, version)));
+    fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    fields.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+    tokio::spawn(async move {
+        // Both are the client's business: it may leave at any time.
+        match upgrade.await {
+            Ok(upgraded) => {
+                if let Err(error) = carry(upgraded, session).await {
+                    tracing::debug!("an attached client left: {error}");
+                }
+            }
+            Err(error) => tracing::debug!("a connection was not upgraded: {error}"),
+        }
+    });
+    response
+}
+
+/// Output as the body of an ordinary answer.
+pub(crate) fn output(media_type: &'static str, tty: bool, output: OutputStream) -> Response {
+    let body = response::pieces(Some(output), move |output| async move {
+        let mut output = output?;
+        match output.next().await? {
+            Ok(chunk) => Some((frame(tty, chunk), Some(output))),
+            Err(error) => Some((failure(tty, &error), None)),
+        }
+    });
+    response::stream(media_type, body)
+}
+
+fn frame(tty: bool, chunk: OutputChunk) -> Bytes {
+    if tty {
+        return chunk.bytes;
+    }
+    let kind = match chunk.stream {
+        Stream::Stdout => StreamKind::Stdout,
+        Stream::Stderr => StreamKind::Stderr,
+    };
+    let mut framed = Vec::with_capacity(chunk.bytes.len() + wharf_api::stream::FRAME_HEADER_LEN);
+    push_frame(&mut framed, kind, &chunk.bytes);
+    framed.into()
+}
+
+/// An error after the headers: shown by the client instead of more output.
+fn failure(tty: bool, error: &wharf_engine::Error) -> Bytes {
+    let message = format!("error from daemon in stream: {error}\n");
+    if tty {
+        return message.into();
+    }
+    let mut framed = Vec::new();
+    push_frame(&mut framed, StreamKind::SystemError, message.as_bytes());
+    framed.into()
+}
+
+async fn carry(upgraded: Upgraded, session: Session) -> io::Result<()> {
+    let parts = upgraded
+        .downcast::<TokioIo<UnixStream>>()
+        .map_err(|_| io::Error::other("the connection is not the socket it came on"))?;
+    let stream = parts.io.into_inner();
+    let watch = Watch::new(&stream)?;
+    let (reader, mut writer) = stream.into_split();
+    let Session { tty, mut output, input } = session;
+
+    let input = feed(reader, parts.read_buf, input);
+    let gone = watch.gone();
+    tokio::pin!(input, gone);
+    let mut listening = true;
+    loop {
+        let bytes = tokio::select! {
+            chunk = output.next() => match chunk {
+                Some(Ok(chunk)) => frame(tty, chunk),
+                Some(Err(error)) => {
+                    writer.write_all(&failure(tty, &error)).await?;
+                    break;
+                }
+                None => break,
+            },
+            end = &mut input, if listening => match end {
+                InputEnd::Detached => break,
+                InputEnd::Closed => {
+                    listening = false;
+                    continue;
+                }
+            },
+            () = &mut gone => break,
+        };
+        // Input goes on while the client takes its time to read: it may be what makes it read.
+        let write = writer.write_all(&bytes);
+        tokio::pin!(write);
+        loop {
+            tokio::select! {
+                written = &mut write => {
+                    written?;
+                    break;
+                }
+                end = &mut input, if listening => match end {
+                    InputEnd::Detached => return Ok(()),
+                    InputEnd::Closed => listening = false,
+                },
+            }
+        }
+    }
+    writer.shutdown().await
+}
+
+enum InputEnd {
+    /// The client said that no more will come, or the process takes no more.
+    Closed,
+    /// The client wants to leave.
+    Detached,
+}
+
+/// Carries the client's bytes to the process.
+async fn feed(mut reader: OwnedReadHalf, early: Bytes, input: Option<Input>) -> InputEnd {
+    let Some(mut input) = input else { return InputEnd::Closed };
+    let mut wrote = if early.is_empty() { Ok(Wrote::Written) } else { input.write(&early).await };
+    let mut buffer = vec![0; INPUT_BUFFER];
+    loop {
+        match wrote {
+            Ok(Wrote::Written) => {}
+            Ok(Wrote::Detached) => return InputEnd::Detached,
+            Ok(Wrote::Closed) | Err(_) => break,
+        }
+        match reader.read(&mut buffer).await {
+            Ok(0) | Err(_) => {
+                input.close().await;
+                return InputEnd::Closed;
+            }
+            Ok(length) => wrote = input.write(&buffer[..length]).await,
+        }
+    }
+    // Nobody reads it any more, but a client that writes must not be stuck.
+    while !matches!(reader.read(&mut buffer).await, Ok(0) | Err(_)) {}
+    InputEnd::Closed
+}
+
+/// Notices that the client has gone altogether.
+struct Watch(UnixStream);
+
+impl Watch {
+    /// A second descriptor of the same socket, because watching clears the readiness that the writer goes by.
+    fn new(stream: &UnixStream) -> io::Result<Self> {
+        let twin = StdUnixStream::from(stream.as_fd().try_clone_to_owned()?);
+        UnixStream::from_std(twin).map(Self)
+    }
+
+    async fn gone(self) {
+        loop {
+            match self.0.ready(Interest::WRITABLE).await {
+                Ok(ready) if !ready.is_write_closed() => {
+                    let _cleared =
+                        self.0.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_half_closed_client_is_not_gone() {
+        let (server, mut client) = UnixStream::pair().unwrap();
+        let gone = Watch::new(&server).unwrap().gone();
+        tokio::pin!(gone);
+        client.shutdown().await.unwrap();
+        // The end of its input arrives, and is no reason to think it gone.
+        let (mut reader, _writer) = server.into_split();
+        assert_eq!(reader.read(&mut [0; 8]).await.unwrap(), 0);
+        tokio::select! {
+            biased;
+            () = &mut gone => panic!("the client can still read"),
+            () = std::future::ready(()) => {}
+        }
+        drop(client);
+        gone.await;
+    }
+
+    #[test]
+    fn framing_depends_on_the_terminal_and_its_name_on_the_version() {
+        assert_eq!(media_type(true, ApiVersion::MAX), RAW_MEDIA_TYPE);
+        assert_eq!(media_type(false, ApiVersion::new(41)), RAW_MEDIA_TYPE);
+        assert_eq!(media_type(false, ApiVersion::new(42)), MULTIPLEXED_MEDIA_TYPE);
+        let chunk = |bytes: &'static [u8]| OutputChunk { stream: Stream::Stderr, bytes: bytes.into() };
+        assert_eq!(frame(true, chunk(b"hi")), &b"hi"[..]);
+        assert_eq!(frame(false, chunk(b"hi")), &b"\x02\0\0\0\0\0\0\x02hi"[..]);
+    }
+}

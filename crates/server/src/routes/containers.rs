@@ -1,0 +1,135 @@
+//! Containers: their life and what is known about them. What they say is in [`super::streams`].
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use axum::routing::{delete, get, post};
+use http::StatusCode;
+use jiff::Timestamp;
+use serde_json::Value;
+use wharf_api::models::{ContainerCreateResponse, ContainerPruneResponse, ContainerTopResponse};
+use wharf_api::version::ApiVersion;
+use wharf_engine::{Engine, ListOptions};
+
+use crate::convert::{create, filled, inspect, size, summary};
+use crate::error::Result;
+use crate::request::{Json, Query, Version};
+use crate::shape::Shaped;
+use crate::{adapt, response, shapes};
+
+pub(super) fn routes() -> Router<Engine> {
+    Router::new()
+        .route("/containers/json", get(list))
+        .route("/containers/create", post(create))
+        .route("/containers/prune", post(prune))
+        .route("/containers/{name}", delete(remove))
+        .route("/containers/{name}/json", get(inspect))
+        .route("/containers/{name}/top", get(top))
+        .route("/containers/{name}/start", post(start))
+        .route("/containers/{name}/stop", post(stop))
+        .route("/containers/{name}/restart", post(restart))
+        .route("/containers/{name}/kill", post(kill))
+        .route("/containers/{name}/pause", post(pause))
+        .route("/containers/{name}/unpause", post(unpause))
+        .route("/containers/{name}/rename", post(rename))
+        .route("/containers/{name}/resize", post(resize))
+}
+
+async fn list(State(engine): State<Engine>, Version(version): Version, query: Query) -> Result<Response> {
+    let limit =
+        query.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+    let options =
+        ListOptions { all: query.flag("all"), limit, size: query.flag("size"), filters: query.filters()? };
+    let now = Timestamp::now();
+    let views = engine.list_containers(options).await?;
+    let mut rows: Vec<Value> =
+        views.into_iter().map(|view| response::value(&summary::to_model(view, now))).collect();
+    rows.iter_mut().for_each(|row| adapt::container_summary(row, version));
+    Ok(response::ok(&Shaped::each(&Value::Array(rows), shapes::CONTAINER_SUMMARY)))
+}
+
+async fn create(
+    State(engine): State<Engine>,
+    Version(version): Version,
+    query: Query,
+    Json(body): Json<Value>,
+) -> Result<Response> {
+    let platform = query.text("platform").filter(|_| version >= ApiVersion::new(41));
+    let spec = create::container_spec(body, version, platform)?;
+    let (id, warnings) = engine.create_container(query.text("name"), spec).await?;
+    let created = ContainerCreateResponse { id: id.to_string(), warnings };
+    Ok(response::json(StatusCode::CREATED, &created))
+}
+
+async fn inspect(
+    State(engine): State<Engine>,
+    Version(version): Version,
+    Path(name): Path<String>,
+    query: Query,
+) -> Result<Response> {
+    let view = engine.inspect_container(&name, query.flag("size")).await?;
+    let mut document = response::value(&inspect::to_model(view));
+    adapt::container(&mut document, version);
+    Ok(response::ok(&Shaped::one(&document, shapes::CONTAINER)))
+}
+
+async fn top(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+    let view = engine.top(&name, query.text("ps_args").unwrap_or("-ef")).await?;
+    let document = ContainerTopResponse { titles: Some(view.titles), processes: Some(view.processes) };
+    Ok(response::ok(&document))
+}
+
+async fn start(State(engine): State<Engine>, Path(name): Path<String>) -> Result<Response> {
+    engine.start_container(&name).await?;
+    Ok(response::no_content())
+}
+
+async fn stop(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+    engine.stop_container(&name, query.text("signal"), query.number("t")?).await?;
+    Ok(response::no_content())
+}
+
+async fn restart(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+    engine.restart_container(&name, query.text("signal"), query.number("t")?).await?;
+    Ok(response::no_content())
+}
+
+async fn kill(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+    engine.kill_container(&name, query.text("signal")).await?;
+    Ok(response::no_content())
+}
+
+async fn pause(State(engine): State<Engine>, Path(name): Path<String>) -> Result<Response> {
+    engine.pause_container(&name).await?;
+    Ok(response::no_content())
+}
+
+async fn unpause(State(engine): State<Engine>, Path(name): Path<String>) -> Result<Response> {
+    engine.unpause_container(&name).await?;
+    Ok(response::no_content())
+}
+
+async fn rename(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+    engine.rename_container(&name, query.text("name").unwrap_or_default()).await?;
+    Ok(response::no_content())
+}
+
+async fn resize(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+    let (rows, columns) = (query.dimension("h", "height")?, query.dimension("w", "width")?);
+    engine.resize_container(&name, rows, columns).await?;
+    Ok(response::empty(StatusCode::OK))
+}
+
+async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+    engine.remove_container(&name, query.flag("force"), query.flag("v")).await?;
+    Ok(response::no_content())
+}
+
+async fn prune(State(engine): State<Engine>, query: Query) -> Result<Response> {
+    let pruned = engine.prune_containers(query.filters()?).await?;
+    let document = ContainerPruneResponse {
+        containers_deleted: filled(pruned.removed),
+        space_reclaimed: Some(size(pruned.reclaimed)),
+    };
+    Ok(response::shaped(&document, shapes::CONTAINERS_PRUNED))
+}

@@ -1,0 +1,60 @@
+//! Further processes in running containers.
+
+use axum::Router;
+use axum::extract::{FromRequest, Path, Request, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use http::StatusCode;
+use hyper::upgrade::OnUpgrade;
+use wharf_api::models::{ExecConfig, ExecStartConfig, IdResponse};
+use wharf_engine::Engine;
+
+use crate::convert::exec;
+use crate::error::Result;
+use crate::request::{Json, JsonOrDefault, Query, Version};
+use crate::{hijack, response, shapes};
+
+pub(super) fn routes() -> Router<Engine> {
+    Router::new()
+        .route("/containers/{name}/exec", post(create))
+        .route("/exec/{id}/start", post(start))
+        .route("/exec/{id}/resize", post(resize))
+        .route("/exec/{id}/json", get(inspect))
+}
+
+async fn create(
+    State(engine): State<Engine>,
+    Path(name): Path<String>,
+    Json(body): Json<ExecConfig>,
+) -> Result<Response> {
+    let id = engine.create_exec(&name, exec::from_model(body)?).await?;
+    Ok(response::json(StatusCode::CREATED, &IdResponse { id: id.to_string() }))
+}
+
+async fn start(
+    State(engine): State<Engine>,
+    Version(version): Version,
+    Path(id): Path<String>,
+    mut request: Request,
+) -> Result<Response> {
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let headers = request.headers().clone();
+    let JsonOrDefault(body) = JsonOrDefault::<ExecStartConfig>::from_request(request, &()).await?;
+    let size = body.console_size.as_deref().map(exec::dimensions).transpose()?;
+    let session = engine.start_exec(&id, body.detach.unwrap_or_default(), body.tty, size).await?;
+    Ok(match session {
+        Some(session) => hijack::answer(&headers, upgrade, version, session),
+        None => response::empty(StatusCode::OK),
+    })
+}
+
+async fn resize(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Result<Response> {
+    let (rows, columns) = (query.dimension("h", "height")?, query.dimension("w", "width")?);
+    engine.resize_exec(&id, rows, columns).await?;
+    Ok(response::empty(StatusCode::OK))
+}
+
+async fn inspect(State(engine): State<Engine>, Path(id): Path<String>) -> Result<Response> {
+    let view = engine.inspect_exec(&id).await?;
+    Ok(response::shaped(&exec::to_model(view), shapes::EXEC))
+}

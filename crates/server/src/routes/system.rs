@@ -1,0 +1,78 @@
+//! The engine itself.
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::{get, post};
+use http::{HeaderValue, header};
+use jiff::Timestamp;
+use serde_json::json;
+use wharf_engine::Engine;
+
+use crate::convert::system;
+use crate::error::{Failure, Result};
+use crate::request::Query;
+use crate::shape::Shaped;
+use crate::{response, shapes};
+
+pub(super) fn routes() -> Router<Engine> {
+    Router::new()
+        .route("/_ping", get(ping))
+        .route("/version", get(version))
+        .route("/info", get(info))
+        .route("/system/df", get(disk_usage))
+        .route("/build/prune", post(prune_builds))
+        .route("/plugins", get(plugins))
+}
+
+/// Answers without the engine, so that it tells only whether the process is alive. HEAD is the same without a body.
+async fn ping() -> Response {
+    let mut response = Response::new("OK".into());
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache, no-store, must-revalidate"),
+        (header::PRAGMA, "no-cache"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert("builder-version", HeaderValue::from_static("2"));
+    headers.insert("swarm", HeaderValue::from_static("inactive"));
+    response
+}
+
+async fn version(State(engine): State<Engine>) -> Result<Response> {
+    Ok(response::shaped(&system::to_version(engine.system().await?), shapes::VERSION))
+}
+
+async fn info(State(engine): State<Engine>) -> Result<Response> {
+    Ok(response::shaped(&system::to_info(engine.system().await?), shapes::INFO))
+}
+
+async fn disk_usage(State(engine): State<Engine>, query: Query) -> Result<Response> {
+    let types: Vec<&str> = query.all("type").collect();
+    let known = ["image", "container", "volume", "build-cache"];
+    if let Some(unknown) = types.iter().find(|asked| !known.contains(asked)) {
+        return Err(Failure::invalid(format!("unknown object type: {unknown}")));
+    }
+    let asked = |name: &str| types.is_empty() || types.contains(&name);
+    let parts = system::Parts {
+        images: asked("image"),
+        containers: asked("container"),
+        volumes: asked("volume"),
+        build_cache: asked("build-cache"),
+    };
+    let usage = engine.disk_usage().await?;
+    let document = system::to_disk_usage(usage, parts, Timestamp::now());
+    Ok(response::ok(&Shaped::one(&document, shapes::DISK_USAGE)))
+}
+
+/// There is no builder and so no cache of one.
+async fn prune_builds() -> Response {
+    response::ok(&json!({"CachesDeleted": null, "SpaceReclaimed": 0}))
+}
+
+/// There are no plugins.
+async fn plugins() -> Response {
+    response::ok(&json!([]))
+}

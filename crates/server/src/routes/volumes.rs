@@ -1,0 +1,70 @@
+//! Volumes.
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use http::StatusCode;
+use wharf_api::models::{Volume, VolumeCreateRequest, VolumeListResponse, VolumePruneResponse};
+use wharf_api::version::ApiVersion;
+use wharf_engine::Engine;
+
+use crate::convert::{filled, ordered, size, volume};
+use crate::error::{Failure, Result};
+use crate::request::{JsonOrDefault, Query, Version};
+use crate::shape::Shaped;
+use crate::{response, shapes};
+
+pub(super) fn routes() -> Router<Engine> {
+    Router::new()
+        .route("/volumes", get(list))
+        .route("/volumes/create", post(create))
+        .route("/volumes/prune", post(prune))
+        .route("/volumes/{name}", get(inspect).delete(remove))
+}
+
+async fn list(State(engine): State<Engine>, query: Query) -> Result<Response> {
+    let views = engine.list_volumes(query.filters()?).await?;
+    let volumes: Vec<Volume> = views.into_iter().map(volume::to_model).collect();
+    Ok(response::shaped(&VolumeListResponse { volumes: Some(volumes), warnings: None }, shapes::VOLUMES))
+}
+
+async fn create(
+    State(engine): State<Engine>,
+    JsonOrDefault(body): JsonOrDefault<VolumeCreateRequest>,
+) -> Result<Response> {
+    if body.cluster_volume_spec.is_some() {
+        return Err(Failure::not_implemented("cluster volumes are not implemented"));
+    }
+    let name = body.name.filter(|name| !name.is_empty());
+    let driver = body.driver.filter(|driver| !driver.is_empty()).unwrap_or_else(|| "local".to_owned());
+    let view = engine
+        .create_volume(name.as_deref(), &driver, ordered(body.labels), ordered(body.driver_opts))
+        .await?;
+    let document = response::value(&volume::to_model(view));
+    Ok(response::json(StatusCode::CREATED, &Shaped::one(&document, shapes::VOLUME)))
+}
+
+async fn inspect(State(engine): State<Engine>, Path(name): Path<String>) -> Result<Response> {
+    let view = engine.inspect_volume(&name).await?;
+    Ok(response::shaped(&volume::to_model(view), shapes::VOLUME))
+}
+
+async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+    engine.remove_volume(&name, query.flag("force")).await?;
+    Ok(response::no_content())
+}
+
+async fn prune(State(engine): State<Engine>, Version(version): Version, query: Query) -> Result<Response> {
+    let mut filters = query.filters()?;
+    if version < ApiVersion::new(42) {
+        // Named volumes were pruned, too.
+        filters.add("all", "true");
+    }
+    let pruned = engine.prune_volumes(filters).await?;
+    let document = VolumePruneResponse {
+        volumes_deleted: filled(pruned.removed),
+        space_reclaimed: Some(size(pruned.reclaimed)),
+    };
+    Ok(response::shaped(&document, shapes::VOLUMES_PRUNED))
+}

@@ -1,0 +1,525 @@
+//! The shapes of Docker 28.5.2's answers (see [`crate::shape`]).
+
+use crate::shape::{Shape, flag, hollow, list, map, maybe, null, number, text};
+
+/// `GET /containers/{id}/json`.
+pub(crate) const CONTAINER: Shape = &[
+    text("Id"),
+    text("Created"),
+    text("Path"),
+    list("Args"),
+    map("State").one(STATE),
+    text("Image"),
+    text("ResolvConfPath"),
+    text("HostnamePath"),
+    text("HostsPath"),
+    text("LogPath"),
+    text("Name"),
+    number("RestartCount"),
+    text("Driver"),
+    text("Platform"),
+    text("MountLabel"),
+    text("ProcessLabel"),
+    text("AppArmorProfile"),
+    null("ExecIDs"),
+    map("HostConfig").one(HOST_CONFIG),
+    map("GraphDriver").one(GRAPH_DRIVER),
+    maybe("SizeRw"),
+    maybe("SizeRootFs"),
+    list("Mounts").each(MOUNT_POINT),
+    map("Config").one(CONFIG),
+    map("NetworkSettings").one(NETWORK_SETTINGS),
+    maybe("ImageManifestDescriptor"),
+];
+
+const STATE: Shape = &[
+    text("Status"),
+    flag("Running"),
+    flag("Paused"),
+    flag("Restarting"),
+    flag("OOMKilled"),
+    flag("Dead"),
+    number("Pid"),
+    number("ExitCode"),
+    text("Error"),
+    text("StartedAt"),
+    text("FinishedAt"),
+    maybe("Health"),
+];
+
+const HOST_CONFIG: Shape = &[
+    null("Binds"),
+    text("ContainerIDFile"),
+    map("LogConfig").one(&[text("Type"), map("Config")]),
+    text("NetworkMode"),
+    map("PortBindings"),
+    map("RestartPolicy").one(&[text("Name"), number("MaximumRetryCount")]),
+    flag("AutoRemove"),
+    text("VolumeDriver"),
+    null("VolumesFrom"),
+    list("ConsoleSize"),
+    maybe("Annotations"),
+    null("CapAdd"),
+    null("CapDrop"),
+    text("CgroupnsMode"),
+    list("Dns"),
+    list("DnsOptions"),
+    list("DnsSearch"),
+    null("ExtraHosts"),
+    null("GroupAdd"),
+    text("IpcMode"),
+    text("Cgroup"),
+    null("Links"),
+    number("OomScoreAdj"),
+    text("PidMode"),
+    flag("Privileged"),
+    flag("PublishAllPorts"),
+    flag("ReadonlyRootfs"),
+    null("SecurityOpt"),
+    maybe("StorageOpt"),
+    maybe("Tmpfs"),
+    text("UTSMode"),
+    text("UsernsMode"),
+    number("ShmSize"),
+    maybe("Sysctls"),
+    text("Runtime"),
+    text("Isolation"),
+    number("CpuShares"),
+    number("Memory"),
+    number("NanoCpus"),
+    text("CgroupParent"),
+    number("BlkioWeight"),
+    list("BlkioWeightDevice"),
+    list("BlkioDeviceReadBps"),
+    list("BlkioDeviceWriteBps"),
+    list("BlkioDeviceReadIOps"),
+    list("BlkioDeviceWriteIOps"),
+    number("CpuPeriod"),
+    number("CpuQuota"),
+    number("CpuRealtimePeriod"),
+    number("CpuRealtimeRuntime"),
+    text("CpusetCpus"),
+    text("CpusetMems"),
+    list("Devices"),
+    null("DeviceCgroupRules"),
+    null("DeviceRequests"),
+    number("MemoryReservation"),
+    number("MemorySwap"),
+    null("MemorySwappiness"),
+    flag("OomKillDisable"),
+    null("PidsLimit"),
+    list("Ulimits").each(&[text("Name"), number("Hard"), number("Soft")]),
+    number("CpuCount"),
+    number("CpuPercent"),
+    number("IOMaximumIOps"),
+    number("IOMaximumBandwidth"),
+    maybe("Mounts").each(MOUNT),
+    list("MaskedPaths"),
+    list("ReadonlyPaths"),
+    maybe("Init"),
+];
+
+const MOUNT: Shape = &[
+    maybe("Type"),
+    maybe("Source"),
+    maybe("Target"),
+    maybe("ReadOnly"),
+    maybe("Consistency"),
+    maybe("BindOptions"),
+    maybe("VolumeOptions"),
+    maybe("ImageOptions"),
+    maybe("TmpfsOptions"),
+];
+
+const GRAPH_DRIVER: Shape = &[hollow("Data"), text("Name")];
+
+const MOUNT_POINT: Shape = &[
+    text("Type"),
+    maybe("Name"),
+    text("Source"),
+    text("Destination"),
+    maybe("Driver"),
+    text("Mode"),
+    flag("RW"),
+    text("Propagation"),
+];
+
+const CONFIG: Shape = &[
+    text("Hostname"),
+    text("Domainname"),
+    text("User"),
+    flag("AttachStdin"),
+    flag("AttachStdout"),
+    flag("AttachStderr"),
+    maybe("ExposedPorts"),
+    flag("Tty"),
+    flag("OpenStdin"),
+    flag("StdinOnce"),
+    null("Env"),
+    null("Cmd"),
+    maybe("Healthcheck").one(&[
+        maybe("Test"),
+        maybe("Interval"),
+        maybe("Timeout"),
+        maybe("StartPeriod"),
+        maybe("StartInterval"),
+        maybe("Retries"),
+    ]),
+    maybe("ArgsEscaped"),
+    text("Image"),
+    null("Volumes"),
+    text("WorkingDir"),
+    null("Entrypoint"),
+    maybe("NetworkDisabled"),
+    maybe("MacAddress"),
+    null("OnBuild"),
+    map("Labels"),
+    maybe("StopSignal"),
+    maybe("StopTimeout"),
+    maybe("Shell"),
+];
+
+const NETWORK_SETTINGS: Shape = &[
+    text("Bridge"),
+    text("SandboxID"),
+    text("SandboxKey"),
+    map("Ports"),
+    flag("HairpinMode"),
+    text("LinkLocalIPv6Address"),
+    number("LinkLocalIPv6PrefixLen"),
+    null("SecondaryIPAddresses"),
+    null("SecondaryIPv6Addresses"),
+    text("EndpointID"),
+    text("Gateway"),
+    text("GlobalIPv6Address"),
+    number("GlobalIPv6PrefixLen"),
+    text("IPAddress"),
+    number("IPPrefixLen"),
+    text("IPv6Gateway"),
+    text("MacAddress"),
+    map("Networks").each(ENDPOINT),
+];
+
+const ENDPOINT: Shape = &[
+    null("IPAMConfig"),
+    null("Links"),
+    null("Aliases"),
+    text("MacAddress"),
+    null("DriverOpts"),
+    number("GwPriority"),
+    text("NetworkID"),
+    text("EndpointID"),
+    text("Gateway"),
+    text("IPAddress"),
+    number("IPPrefixLen"),
+    text("IPv6Gateway"),
+    text("GlobalIPv6Address"),
+    number("GlobalIPv6PrefixLen"),
+    null("DNSNames"),
+];
+
+/// One element of `GET /containers/json`.
+pub(crate) const CONTAINER_SUMMARY: Shape = &[
+    text("Id"),
+    list("Names"),
+    text("Image"),
+    text("ImageID"),
+    maybe("ImageManifestDescriptor"),
+    text("Command"),
+    number("Created"),
+    list("Ports").each(&[maybe("IP"), number("PrivatePort"), maybe("PublicPort"), text("Type")]),
+    maybe("SizeRw"),
+    maybe("SizeRootFs"),
+    map("Labels"),
+    text("State"),
+    text("Status"),
+    map("HostConfig"),
+    map("NetworkSettings").one(&[map("Networks").each(ENDPOINT)]),
+    list("Mounts").each(MOUNT_POINT),
+];
+
+/// `GET /exec/{id}/json`.
+pub(crate) const EXEC: Shape = &[
+    text("ID"),
+    flag("Running"),
+    null("ExitCode"),
+    map("ProcessConfig").one(&[
+        flag("tty"),
+        text("entrypoint"),
+        list("arguments"),
+        flag("privileged"),
+        maybe("user"),
+    ]),
+    flag("OpenStdin"),
+    flag("OpenStderr"),
+    flag("OpenStdout"),
+    flag("CanRemove"),
+    text("ContainerID"),
+    text("DetachKeys"),
+    number("Pid"),
+];
+
+/// One sample of `GET /containers/{id}/stats`.
+pub(crate) const STATS: Shape = &[
+    maybe("name"),
+    maybe("id"),
+    text("read"),
+    text("preread"),
+    map("pids_stats"),
+    map("blkio_stats").one(&[
+        null("io_service_bytes_recursive"),
+        null("io_serviced_recursive"),
+        null("io_queue_recursive"),
+        null("io_service_time_recursive"),
+        null("io_wait_time_recursive"),
+        null("io_merged_recursive"),
+        null("io_time_recursive"),
+        null("sectors_recursive"),
+    ]),
+    number("num_procs"),
+    map("storage_stats"),
+    map("cpu_stats").one(CPU_STATS),
+    map("precpu_stats").one(CPU_STATS),
+    map("memory_stats").one(&[
+        maybe("usage"),
+        maybe("max_usage"),
+        maybe("stats"),
+        maybe("failcnt"),
+        maybe("limit"),
+    ]),
+    maybe("networks").each(&[
+        number("rx_bytes"),
+        number("rx_packets"),
+        number("rx_errors"),
+        number("rx_dropped"),
+        number("tx_bytes"),
+        number("tx_packets"),
+        number("tx_errors"),
+        number("tx_dropped"),
+    ]),
+];
+
+const CPU_STATS: Shape = &[
+    map("cpu_usage").one(&[
+        number("total_usage"),
+        maybe("percpu_usage"),
+        number("usage_in_kernelmode"),
+        number("usage_in_usermode"),
+    ]),
+    maybe("system_cpu_usage"),
+    maybe("online_cpus"),
+    map("throttling_data").one(&[number("periods"), number("throttled_periods"), number("throttled_time")]),
+];
+
+/// `GET /images/{name}/json`.
+pub(crate) const IMAGE: Shape = &[
+    text("Id"),
+    list("RepoTags"),
+    list("RepoDigests"),
+    text("Parent"),
+    text("Comment"),
+    maybe("Created"),
+    text("DockerVersion"),
+    text("Author"),
+    text("Architecture"),
+    maybe("Variant"),
+    text("Os"),
+    number("Size"),
+    maybe("VirtualSize"),
+    map("GraphDriver").one(GRAPH_DRIVER),
+    map("RootFS").one(&[text("Type"), maybe("Layers")]),
+    map("Metadata").one(&[text("LastTagTime")]),
+    maybe("Descriptor"),
+    map("Config").one(IMAGE_CONFIG),
+];
+
+const IMAGE_CONFIG: Shape = &[
+    null("Cmd"),
+    null("Entrypoint"),
+    null("Env"),
+    maybe("ExposedPorts"),
+    maybe("Healthcheck"),
+    null("Labels"),
+    null("OnBuild"),
+    maybe("Shell"),
+    maybe("StopSignal"),
+    text("User"),
+    null("Volumes"),
+    text("WorkingDir"),
+];
+
+/// One element of `GET /images/json`.
+pub(crate) const IMAGE_SUMMARY: Shape = &[
+    number("Containers"),
+    number("Created"),
+    text("Id"),
+    hollow("Labels"),
+    text("ParentId"),
+    list("RepoDigests"),
+    list("RepoTags"),
+    number("SharedSize"),
+    number("Size"),
+    maybe("VirtualSize"),
+];
+
+/// One element of `GET /images/{name}/history`.
+pub(crate) const HISTORY: Shape =
+    &[text("Comment"), number("Created"), text("CreatedBy"), text("Id"), number("Size"), hollow("Tags")];
+
+/// One volume.
+pub(crate) const VOLUME: Shape = &[
+    maybe("CreatedAt"),
+    text("Driver"),
+    hollow("Labels"),
+    text("Mountpoint"),
+    text("Name"),
+    hollow("Options"),
+    text("Scope"),
+    maybe("UsageData"),
+];
+
+/// One network.
+pub(crate) const NETWORK: Shape = &[
+    text("Name"),
+    text("Id"),
+    text("Created"),
+    text("Scope"),
+    text("Driver"),
+    flag("EnableIPv4"),
+    flag("EnableIPv6"),
+    map("IPAM").one(&[text("Driver"), null("Options"), null("Config")]),
+    flag("Internal"),
+    flag("Attachable"),
+    flag("Ingress"),
+    map("ConfigFrom").one(&[text("Network")]),
+    flag("ConfigOnly"),
+    map("Containers").each(&[
+        text("Name"),
+        text("EndpointID"),
+        text("MacAddress"),
+        text("IPv4Address"),
+        text("IPv6Address"),
+    ]),
+    map("Options"),
+    map("Labels"),
+];
+
+/// One line of `GET /events`.
+pub(crate) const EVENT: Shape = &[
+    maybe("status"),
+    maybe("id"),
+    maybe("from"),
+    text("Type"),
+    text("Action"),
+    map("Actor").one(&[text("ID"), map("Attributes")]),
+    maybe("scope"),
+    number("time"),
+    number("timeNano"),
+];
+
+/// `GET /version`.
+pub(crate) const VERSION: Shape = &[
+    map("Platform").one(&[text("Name")]),
+    list("Components").each(&[text("Name"), text("Version"), maybe("Details")]),
+    text("Version"),
+    text("ApiVersion"),
+    maybe("MinAPIVersion"),
+    text("GitCommit"),
+    text("GoVersion"),
+    text("Os"),
+    text("Arch"),
+    maybe("KernelVersion"),
+    maybe("Experimental"),
+    maybe("BuildTime"),
+];
+
+/// `GET /info`.
+pub(crate) const INFO: Shape = &[
+    text("ID"),
+    number("Containers"),
+    number("ContainersRunning"),
+    number("ContainersPaused"),
+    number("ContainersStopped"),
+    number("Images"),
+    text("Driver"),
+    list("DriverStatus"),
+    map("Plugins").one(&[null("Volume"), null("Network"), null("Authorization"), null("Log")]),
+    flag("MemoryLimit"),
+    flag("SwapLimit"),
+    maybe("KernelMemoryTCP"),
+    flag("CpuCfsPeriod"),
+    flag("CpuCfsQuota"),
+    flag("CPUShares"),
+    flag("CPUSet"),
+    flag("PidsLimit"),
+    flag("IPv4Forwarding"),
+    flag("Debug"),
+    number("NFd"),
+    flag("OomKillDisable"),
+    number("NGoroutines"),
+    text("SystemTime"),
+    text("LoggingDriver"),
+    text("CgroupDriver"),
+    maybe("CgroupVersion"),
+    number("NEventsListener"),
+    text("KernelVersion"),
+    text("OperatingSystem"),
+    text("OSVersion"),
+    text("OSType"),
+    text("Architecture"),
+    text("IndexServerAddress"),
+    null("RegistryConfig"),
+    number("NCPU"),
+    number("MemTotal"),
+    null("GenericResources"),
+    text("DockerRootDir"),
+    text("HttpProxy"),
+    text("HttpsProxy"),
+    text("NoProxy"),
+    text("Name"),
+    list("Labels"),
+    flag("ExperimentalBuild"),
+    text("ServerVersion"),
+    map("Runtimes"),
+    text("DefaultRuntime"),
+    map("Swarm").one(&[
+        text("NodeID"),
+        text("NodeAddr"),
+        text("LocalNodeState"),
+        flag("ControlAvailable"),
+        text("Error"),
+        null("RemoteManagers"),
+    ]),
+    flag("LiveRestoreEnabled"),
+    text("Isolation"),
+    text("InitBinary"),
+    map("ContainerdCommit").one(&[text("ID")]),
+    map("RuncCommit").one(&[text("ID")]),
+    map("InitCommit").one(&[text("ID")]),
+    list("SecurityOptions"),
+    maybe("FirewallBackend"),
+    list("CDISpecDirs"),
+    maybe("Containerd"),
+    null("Warnings"),
+];
+
+/// `GET /system/df`.
+pub(crate) const DISK_USAGE: Shape = &[
+    number("LayersSize"),
+    null("Images").each(IMAGE_SUMMARY),
+    null("Containers").each(CONTAINER_SUMMARY),
+    null("Volumes").each(VOLUME),
+    null("BuildCache"),
+];
+
+/// `POST /containers/prune`.
+pub(crate) const CONTAINERS_PRUNED: Shape = &[null("ContainersDeleted"), number("SpaceReclaimed")];
+
+/// `POST /images/prune`.
+pub(crate) const IMAGES_PRUNED: Shape = &[null("ImagesDeleted"), number("SpaceReclaimed")];
+
+/// `POST /volumes/prune`.
+pub(crate) const VOLUMES_PRUNED: Shape = &[null("VolumesDeleted"), number("SpaceReclaimed")];
+
+/// `GET /volumes`.
+pub(crate) const VOLUMES: Shape = &[list("Volumes").each(VOLUME), null("Warnings")];

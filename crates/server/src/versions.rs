@@ -1,0 +1,100 @@
+//! The version in front of a path, and the headers behind every answer.
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, StatusCode, Uri, header};
+use tower::ServiceExt;
+use wharf_api::version::ApiVersion;
+use wharf_engine::Engine;
+
+use crate::convert::system::VERSION;
+use crate::error::{Failure, Result};
+use crate::request::Version;
+use crate::routes;
+
+/// The API as a service: every route with and without `/v1.NN` in front.
+pub fn router(engine: Engine) -> Router {
+    let routes = routes::router(engine);
+    Router::new().fallback(move |request: Request| dispatch(routes.clone(), request))
+}
+
+async fn dispatch(routes: Router, mut request: Request) -> Response {
+    let mut response = match take_version(request.uri()) {
+        _ if request.method() == Method::OPTIONS => StatusCode::OK.into_response(),
+        Ok((version, uri)) => {
+            *request.uri_mut() = uri;
+            request.extensions_mut().insert(Version(version));
+            // A router always answers.
+            routes.oneshot(request).await.unwrap_or_else(|never| match never {})
+        }
+        Err(failure) => failure.into_response(),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::HeaderName::from_static("api-version"), ApiVersion::MAX.to_string()),
+        (header::HeaderName::from_static("docker-experimental"), "false".to_owned()),
+        (header::HeaderName::from_static("ostype"), "linux".to_owned()),
+        (header::SERVER, format!("Wharf/{VERSION} (linux)")),
+    ] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+/// Splits `/v1.44/info?x` into the version and `/info?x`.
+fn take_version(uri: &Uri) -> Result<(ApiVersion, Uri)> {
+    let unversioned = || (ApiVersion::MAX, uri.clone());
+    let Some(rest) = uri.path().strip_prefix("/v") else { return Ok(unversioned()) };
+    let Some((version, path)) = rest.split_once('/') else { return Ok(unversioned()) };
+    if version.is_empty() || !version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Ok(unversioned());
+    }
+    let version: ApiVersion = version.parse().map_err(|error| Failure::invalid(format!("{error}")))?;
+    let version = version.check().map_err(|error| Failure::invalid(error.to_string()))?;
+    let target = match uri.query() {
+        Some(query) => format!("/{path}?{query}"),
+        None => format!("/{path}"),
+    };
+    let target = PathAndQuery::try_from(target).map_err(|error| Failure::invalid(error.to_string()))?;
+    Ok((version, Uri::from(target)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(uri: &str) -> (String, String) {
+        let (version, rest) = take_version(&uri.parse().unwrap()).unwrap();
+        (version.to_string(), rest.to_string())
+    }
+
+    #[test]
+    fn the_version_leaves_the_path() {
+        for (uri, version, rest) in [
+            ("/v1.44/containers/json?all=1", "1.44", "/containers/json?all=1"),
+            ("/v1.24/_ping", "1.24", "/_ping"),
+            ("/info", "1.51", "/info"),
+            ("/volumes/v1", "1.51", "/volumes/v1"),
+            ("/volumes", "1.51", "/volumes"),
+            ("/v1.51", "1.51", "/v1.51"),
+            ("/v1.44/images/a%2Fb/json", "1.44", "/images/a%2Fb/json"),
+        ] {
+            assert_eq!(taken(uri), (version.to_owned(), rest.to_owned()), "{uri}");
+        }
+    }
+
+    #[test]
+    fn versions_outside_the_range_are_refused() {
+        let message = |uri: &str| take_version(&uri.parse().unwrap()).unwrap_err().message;
+        assert_eq!(
+            message("/v1.99/info"),
+            "client version 1.99 is too new. Maximum supported API version is 1.51"
+        );
+        assert!(message("/v1.12/info").starts_with("client version 1.12 is too old."));
+        assert!(message("/v1..2/info").starts_with("invalid API version"));
+    }
+}
