@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A child process, not yet waited for.
 #[derive(Debug)]
@@ -65,6 +66,7 @@ pub fn spawn(birth: Birth<'_>, code: impl FnOnce() -> i32) -> io::Result<Child> 
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => {
+            BORN_SINGLE.store(true, Ordering::Relaxed);
             let status = catch_unwind(AssertUnwindSafe(code)).unwrap_or(PANICKED);
             // SAFETY: ends the child at once; nothing of the parent's state is touched.
             unsafe { libc::_exit(status) }
@@ -74,10 +76,49 @@ pub fn spawn(birth: Birth<'_>, code: impl FnOnce() -> i32) -> io::Result<Child> 
     }
 }
 
+/// Set in a process that [`spawn`] made. It has one thread as long as its code, which is ours, starts none; and it may
+/// see the `/proc` of a container, which is not to be asked.
+static BORN_SINGLE: AtomicBool = AtomicBool::new(false);
+
 /// Whether the calling process has one thread.
 fn single_threaded() -> io::Result<bool> {
+    if BORN_SINGLE.load(Ordering::Relaxed) {
+        return Ok(true);
+    }
     // A directory's links: itself, its name, and one for each thread below.
     Ok(rustix::fs::stat(c"/proc/self/task")?.st_nlink == 3)
+}
+
+/// Ends the calling process at once, without destructors and `atexit` handlers.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(status) }
+}
+
+/// The signal that tells of a child's end.
+pub const SIGCHLD: i32 = libc::SIGCHLD;
+
+/// Changes what `ps` shows as the process's command line and name. The new text must fit in the old one's place, and
+/// is cut if it does not.
+pub fn set_command_line(text: &str) -> io::Result<()> {
+    let length: usize = std::env::args_os().map(|arg| arg.len() + 1).sum();
+    let name = CString::new(text)?;
+    rustix::thread::set_name(&name)?;
+    let cut = &name.as_bytes()[..name.as_bytes().len().min(length.saturating_sub(1))];
+    // SAFETY: `program_invocation_name` points to argv[0], and the kernel lays the arguments out one after the other,
+    // `length` bytes in all, in memory that is ours to write. std has copied what it wants of it or counts to NUL.
+    unsafe {
+        let start = program_invocation_name;
+        if !start.is_null() {
+            std::ptr::write_bytes(start, 0, length);
+            std::ptr::copy_nonoverlapping(cut.as_ptr().cast(), start, cut.len());
+        }
+    }
+    Ok(())
+}
+
+unsafe extern "C" {
+    static program_invocation_name: *mut libc::c_char;
 }
 
 /// How a process ended.
@@ -296,4 +337,15 @@ pub fn reap_any() -> io::Result<Option<(i32, Ended)>> {
 pub fn set_personality(persona: u64) -> io::Result<()> {
     // SAFETY: takes no pointers.
     check(unsafe { libc::syscall(libc::SYS_personality, persona) })
+}
+
+/// How a child ended, if it has, and reaps it then.
+pub fn try_wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), options))?;
+    Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Ended::Exited(code),
+        (None, signal) => Ended::Signaled(signal.unwrap_or(libc::SIGKILL)),
+    }))
 }

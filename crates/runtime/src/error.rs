@@ -1,7 +1,7 @@
 //! What a container's start can fail with.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Result of the runtime's operations.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -91,4 +91,108 @@ pub enum Error {
         /// Its exit status, in words, with a leading separator.
         detail: String,
     },
+}
+
+impl Error {
+    pub(crate) fn io(context: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Io { context: context.into(), source: source.into() }
+    }
+
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        Self::InvalidSpec { reason: reason.into() }
+    }
+
+    pub(crate) fn mount(target: &Path, reason: impl Into<String>) -> Self {
+        Self::Mount { target: target.display().to_string(), reason: reason.into() }
+    }
+
+    pub(crate) fn protocol() -> Self {
+        Self::io(
+            "talk to the process being started",
+            io::Error::other("it sent a message that makes no sense"),
+        )
+    }
+
+    /// For the way from the child to its parent: a tag, an error number, two texts.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (tag, errno, first, second) = match self {
+            Self::CommandNotFound { command, reason } => (b'n', 0, command.clone(), reason.clone()),
+            Self::CommandNotExecutable { command, reason } => (b'x', 0, command.clone(), reason.clone()),
+            Self::WorkingDirectory { cwd, reason } => (b'w', 0, cwd.display().to_string(), reason.clone()),
+            Self::User { message } => (b'u', 0, message.clone(), String::new()),
+            Self::Mount { target, reason } => (b'm', 0, target.clone(), reason.clone()),
+            Self::InvalidSpec { reason } => (b'i', 0, reason.clone(), String::new()),
+            Self::Io { context, source } => match source.raw_os_error() {
+                Some(errno) => (b'e', errno, context.clone(), String::new()),
+                None => (b'e', 0, context.clone(), source.to_string()),
+            },
+            other => (b'e', 0, "start the process".to_owned(), other.to_string()),
+        };
+        let mut bytes = vec![tag];
+        bytes.extend(errno.to_ne_bytes());
+        bytes.extend(first.replace('\0', "?").bytes().chain([0]).chain(second.bytes()));
+        bytes
+    }
+
+    /// The other way; anything that is not an encoded error is one itself.
+    pub(crate) fn decode(bytes: &[u8]) -> Self {
+        let Some((&[tag, a, b, c, d], texts)) = bytes.split_first_chunk::<5>() else {
+            return Self::protocol();
+        };
+        let errno = i32::from_ne_bytes([a, b, c, d]);
+        let texts = String::from_utf8_lossy(texts);
+        let Some((first, second)) = texts.split_once('\0').map(|(f, s)| (f.to_owned(), s.to_owned())) else {
+            return Self::protocol();
+        };
+        match tag {
+            b'n' => Self::CommandNotFound { command: first, reason: second },
+            b'x' => Self::CommandNotExecutable { command: first, reason: second },
+            b'w' => Self::WorkingDirectory { cwd: first.into(), reason: second },
+            b'u' => Self::User { message: first },
+            b'm' => Self::Mount { target: first, reason: second },
+            b'i' => Self::InvalidSpec { reason: first },
+            b'e' if errno != 0 => Self::io(first, io::Error::from_raw_os_error(errno)),
+            b'e' => Self::io(first, io::Error::other(second)),
+            _ => Self::protocol(),
+        }
+    }
+}
+
+/// Adds what was tried to an error of the kernel.
+pub(crate) trait Context<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| Error::io(what(), e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_survive_the_way_to_the_parent() {
+        let errors = [
+            Error::CommandNotFound {
+                command: "foo".into(),
+                reason: "executable file not found in $PATH".into(),
+            },
+            Error::CommandNotExecutable { command: "/x".into(), reason: "is a directory".into() },
+            Error::WorkingDirectory { cwd: "/w".into(), reason: "no such file or directory".into() },
+            Error::User { message: "unable to find user foo: no matching entries in passwd file".into() },
+            Error::Mount { target: "/m".into(), reason: "no".into() },
+            Error::invalid("bad"),
+            Error::io("open x", io::Error::from_raw_os_error(2)),
+            Error::io("open x", io::Error::other("words")),
+        ];
+        for error in errors {
+            assert_eq!(Error::decode(&error.encode()).to_string(), error.to_string());
+        }
+        for nonsense in [&b""[..], b"e", b"e1234", b"?1234a\0b"] {
+            assert!(matches!(Error::decode(nonsense), Error::Io { .. }));
+        }
+    }
 }

@@ -4,15 +4,37 @@
 //! `Starting::start` opens the gate. `exec` runs one more process in a running container. Both are synchronous and
 //! need a single-threaded caller, because the child goes on running this program's code after `clone3`.
 
+mod capabilities;
+mod channel;
+mod command;
+mod create;
+mod devices;
 mod error;
+mod exec;
+pub mod hooks;
+mod init;
+mod mounts;
+mod procfs;
+mod program;
+mod reaper;
+mod resources;
+mod root;
+mod rootfs;
+mod seccomp;
+mod user;
 
+pub use create::{cgroup_of, check_id};
 pub use error::{Error, Result};
 pub use oci_spec::runtime as spec;
+pub use resources::limits;
 
+use channel::Channel;
+use init::Gate;
 use oci_spec::runtime::{Process, Spec};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use wharf_linux::cgroup::Cgroup;
+use wharf_linux::process::Child;
 
 /// Where the container's root file system comes from.
 #[derive(Debug, Clone, Copy)]
@@ -87,28 +109,37 @@ pub struct CreateRequest<'a> {
 }
 
 /// Clones the container's init and returns while it prepares itself. All namespaces and the control group exist.
-pub fn create(_req: CreateRequest<'_>) -> Result<Starting> {
-    todo!()
+pub fn create(request: CreateRequest<'_>) -> Result<Starting> {
+    create::create(request, Gate::Parent)
+}
+
+/// Like [`create`], for a caller that does not stay: the gate is a byte in `fifo`, which is open for reading and
+/// writing. The caller waits until it is ready and then [detaches](Starting::detach).
+pub fn create_detached(request: CreateRequest<'_>, fifo: OwnedFd) -> Result<Starting> {
+    create::create(request, Gate::Fifo(fifo))
 }
 
 /// A container whose init exists and has not run the command. Dropping it kills the init and removes the cgroup.
 #[derive(Debug)]
 pub struct Starting {
-    pid: i32,
-    pidfd: OwnedFd,
+    child: Child,
     cgroup: Cgroup,
+    channel: Channel,
+    console: Option<OwnedFd>,
+    ready: bool,
+    started: bool,
+    reaped: bool,
 }
 
 impl Starting {
     /// The init's process id.
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.child.pid
     }
 
     /// The init's pidfd.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
-        self.pidfd.as_fd()
+        self.child.pidfd.as_fd()
     }
 
     /// The container's control group.
@@ -118,17 +149,22 @@ impl Starting {
 
     /// Waits until the init has reached its gate.
     pub fn wait_ready(&mut self) -> Result<()> {
-        todo!()
+        self.await_ready()
     }
 
     /// The terminal's master side, once ready.
     pub fn take_console(&mut self) -> Option<OwnedFd> {
-        todo!()
+        self.console.take()
     }
 
     /// Opens the gate and returns when the command runs.
     pub fn start(self) -> Result<Running> {
-        todo!()
+        self.open_gate()
+    }
+
+    /// Leaves the init waiting at its FIFO.
+    pub fn detach(self) -> Result<Running> {
+        self.into_running()
     }
 }
 
@@ -180,8 +216,8 @@ pub struct ExecChild {
 }
 
 /// Runs a process in a running container and returns when `execve` succeeded or failed.
-pub fn exec(_req: ExecRequest<'_>) -> Result<ExecChild> {
-    todo!()
+pub fn exec(request: ExecRequest<'_>) -> Result<ExecChild> {
+    exec::exec(request)
 }
 
 /// Removes a container's control group.

@@ -1,0 +1,206 @@
+//! One more process in a running container.
+//!
+//! Two clones. The first, the *stage*, is born in the caller's pid namespace, where no process of the container can
+//! see it; it gives up every descriptor it does not need, enters cgroup and namespaces, and prepares everything. The
+//! second is the process itself: born in the container's pid namespace as the caller's child, it holds nothing of
+//! the host. Both are hidden from tracing from their first moment, because the caller hides itself before.
+
+use crate::channel::{Channel, Message};
+use crate::create::{cgroup_of, died_detail};
+use crate::error::{Context, Error, Result};
+use crate::procfs::Procfs;
+use crate::program::{self, FAILED, Prepared, Program, install_streams};
+use crate::root::Root;
+use crate::seccomp;
+use crate::spec::{LinuxNamespaceType, Spec};
+use crate::{ExecChild, ExecRequest, Stdio};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use wharf_linux::cgroup;
+use wharf_linux::namespace::{self, Namespaces};
+use wharf_linux::process::{self, Birth, Child};
+use wharf_linux::pty::{self, Pty};
+
+/// Runs a process in a running container and returns when `execve` succeeded or failed.
+pub(crate) fn exec(request: ExecRequest<'_>) -> Result<ExecChild> {
+    let spec = request.spec;
+    let sets = program::capability_sets(request.process);
+    let filter = seccomp::filter(request.seccomp, spec, sets.bounding)?;
+    let entrance = cgroup_of(spec, "")?.entrance()?;
+    process::set_undumpable().context(|| "hide from other processes".into())?;
+    let (ours, theirs) = Channel::pair()?;
+    let mut ours = Some(ours);
+    let birthplace = entrance.birthplace();
+    let stage = Stage {
+        channel: theirs,
+        init: request.init_pidfd,
+        spec,
+        stdio: request.stdio,
+        tasks: &entrance.tasks,
+        program: Program {
+            process: request.process,
+            user: request.user,
+            groups: request.groups,
+            create_cwd: false,
+            default_home: request.default_home,
+            init: false,
+            preserve_fds: request.preserve_fds,
+            filter: filter.as_ref(),
+            sets,
+        },
+    };
+    let birth = Birth { cgroup: birthplace, ..Birth::default() };
+    let stage = process::spawn(birth, || {
+        drop(ours.take());
+        stage.main()
+    })
+    .context(|| "clone a process".into())?;
+    let channel = ours.ok_or_else(Error::protocol)?;
+    listen(&channel, &stage)
+}
+
+/// Follows the stage and the process to `execve`.
+fn listen(channel: &Channel, stage: &Child) -> Result<ExecChild> {
+    let (mut born, mut console) = (None, None);
+    let failure = loop {
+        match channel.receive() {
+            Ok(Some(Message::Process(pid, pidfd))) => born = Some(Child { pid, pidfd }),
+            Ok(Some(Message::Ready(master))) => console = master,
+            Ok(Some(Message::Failed(error))) => break Some(error),
+            Ok(Some(_)) => break Some(Error::protocol()),
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    let detail = died_detail(stage);
+    match (born, failure) {
+        (Some(Child { pid, pidfd }), None) => Ok(ExecChild { pid, pidfd, console }),
+        (None, None) => Err(Error::Died { what: "the process", detail }),
+        (born, Some(error)) => {
+            if let Some(child) = born {
+                let _ = process::signal(child.pidfd.as_fd(), libc::SIGKILL);
+                let _ = process::wait(child.pidfd.as_fd());
+            }
+            Err(error)
+        }
+    }
+}
+
+struct Stage<'a> {
+    channel: Channel,
+    init: BorrowedFd<'a>,
+    spec: &'a Spec,
+    stdio: Stdio,
+    tasks: &'a [OwnedFd],
+    program: Program<'a>,
+}
+
+impl Stage<'_> {
+    fn main(self) -> i32 {
+        match self.set_up() {
+            Ok(()) => 0,
+            Err(error) => {
+                let _ = self.channel.send(&Message::Failed(error));
+                FAILED
+            }
+        }
+    }
+
+    fn set_up(&self) -> Result<()> {
+        self.close_foreign()?;
+        cgroup::enter(self.tasks).context(|| "enter the container's control groups".into())?;
+        let procfs = Procfs::open()?;
+        if let Some(score) = self.program.process.oom_score_adj() {
+            procfs.write_own("oom_score_adj", &score.to_string())?;
+        }
+        self.join()?;
+        let root = Root::open().context(|| "open the container's root".into())?;
+        let terminal = self.open_terminal(&root)?;
+        match &self.stdio {
+            Stdio::Fds(fds) => install_streams([fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()])?,
+            Stdio::Terminal { .. } => {
+                if let Some(pty) = &terminal {
+                    install_streams([pty.slave.as_fd(), pty.slave.as_fd(), pty.slave.as_fd()])?;
+                }
+            }
+        }
+        let prepared = self.program.prepare(&root, terminal.is_some())?;
+        prepared.label(&procfs)?;
+        drop((procfs, root));
+        self.hand_over(prepared, terminal)
+    }
+
+    /// Gives up all descriptors of the caller but those this process was made for.
+    fn close_foreign(&self) -> Result<()> {
+        let mut keep = vec![self.channel.as_fd().as_raw_fd(), self.init.as_raw_fd()];
+        keep.extend(self.tasks.iter().map(AsRawFd::as_raw_fd));
+        if let Stdio::Fds(fds) = &self.stdio {
+            keep.extend(fds.iter().map(AsRawFd::as_raw_fd));
+        }
+        let mut keep: Vec<u32> = keep.into_iter().filter_map(|fd| u32::try_from(fd).ok()).collect();
+        keep.sort_unstable();
+        process::close_all_except(3 + self.program.preserve_fds, &keep).context(|| "close descriptors".into())
+    }
+
+    fn join(&self) -> Result<()> {
+        let list = self.spec.linux().as_ref().and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
+        let has = |kind| list.iter().any(|n| n.typ() == kind);
+        let mut kinds = Namespaces::MOUNT
+            | Namespaces::PID
+            | Namespaces::NETWORK
+            | Namespaces::IPC
+            | Namespaces::UTS
+            | Namespaces::CGROUP;
+        // Joining the user namespace one is in is an error, the others are not.
+        if has(LinuxNamespaceType::User) {
+            kinds |= Namespaces::USER;
+        }
+        namespace::join(self.init, kinds).context(|| "join the container's namespaces".into())?;
+        if has(LinuxNamespaceType::User) {
+            let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+            rustix::thread::set_thread_res_gid(gid, gid, gid)
+                .context(|| "become root of the user namespace".into())?;
+            rustix::thread::set_thread_res_uid(uid, uid, uid)
+                .context(|| "become root of the user namespace".into())?;
+        }
+        Ok(())
+    }
+
+    fn open_terminal(&self, root: &Root) -> Result<Option<Pty>> {
+        let Stdio::Terminal { rows, cols } = self.stdio else { return Ok(None) };
+        let what = || "open a terminal in /dev/pts of the container".into();
+        let devpts = root.find_plain(Path::new("/dev/pts")).context(what)?;
+        pty::open(&devpts, rows, cols).context(what).map(Some)
+    }
+
+    /// Clones the process and ends.
+    fn hand_over(&self, prepared: Prepared<'_>, terminal: Option<Pty>) -> Result<()> {
+        let (master, slave) = terminal.map_or((None, None), |pty| (Some(pty.master), Some(pty.slave)));
+        let mut master = master;
+        let birth = Birth { sibling: true, ..Birth::default() };
+        let child = process::spawn(birth, || {
+            drop(master.take());
+            let error = match start_session(slave.as_ref()) {
+                Ok(()) => prepared.run(&self.channel),
+                Err(error) => error,
+            };
+            let _ = self.channel.send(&Message::Failed(error));
+            FAILED
+        })
+        .context(|| "clone a process into the container".into())?;
+        self.channel.send(&Message::Process(child.pid, child.pidfd))?;
+        if master.is_some() {
+            self.channel.send(&Message::Ready(master))?;
+        }
+        Ok(())
+    }
+}
+
+fn start_session(terminal: Option<&OwnedFd>) -> Result<()> {
+    match terminal {
+        Some(slave) => {
+            pty::make_controlling(slave).context(|| "make the terminal the controlling one".into())
+        }
+        None => rustix::process::setsid().map(drop).context(|| "start a session".into()),
+    }
+}

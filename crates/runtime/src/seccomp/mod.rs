@@ -1,0 +1,287 @@
+//! From `linux.seccomp`, or the built-in profile, to a filter.
+
+mod docker;
+
+use crate::Seccomp;
+use crate::error::{Error, Result};
+use crate::spec::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, Spec,
+};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use wharf_linux::capability::Set;
+use wharf_linux::seccomp::{
+    ARCH_AARCH64, ARCH_ARM, ARCH_X86, ARCH_X86_64, Action, ArchRules, Compare, Condition, LoadFlags, Policy,
+    Program, Rule, X32_BIT, compile,
+};
+
+/// A filter ready to load.
+#[derive(Debug, Clone)]
+pub(crate) struct Filter {
+    pub(crate) program: Program,
+    pub(crate) flags: LoadFlags,
+}
+
+const EPERM: u16 = 1;
+const ENOSYS: u16 = 38;
+
+/// The filter of a process with these capabilities; `None` if the configuration has none.
+pub(crate) fn filter(choice: Seccomp, spec: &Spec, capabilities: Set) -> Result<Option<Filter>> {
+    match choice {
+        Seccomp::DockerDefault => docker_default(capabilities).map(Some),
+        Seccomp::FromSpec => {
+            spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()).map(from_spec).transpose()
+        }
+    }
+}
+
+fn docker_default(capabilities: Set) -> Result<Filter> {
+    let mut builder = Builder::new(Action::Errno(EPERM), native_arches());
+    docker::build(capabilities, &mut builder);
+    builder.finish(default_flags())
+}
+
+fn native_arches() -> &'static [Abi] {
+    if cfg!(target_arch = "aarch64") { &[Abi::Aarch64, Abi::Arm] } else { &[Abi::X86_64, Abi::X86, Abi::X32] }
+}
+
+/// Without flags the mitigation of speculative store bypass stays as the process has it, as runc does.
+fn default_flags() -> LoadFlags {
+    LoadFlags { spec_allow: true, ..LoadFlags::default() }
+}
+
+fn from_spec(seccomp: &LinuxSeccomp) -> Result<Filter> {
+    if seccomp.listener_path().is_some() {
+        return Err(Error::invalid("linux.seccomp.listenerPath is not supported"));
+    }
+    let default = action(seccomp.default_action(), seccomp.default_errno_ret())?;
+    let mut abis = Vec::new();
+    for arch in seccomp.architectures().iter().flatten() {
+        match abi(*arch) {
+            Some(abi) if !abis.contains(&abi) => abis.push(abi),
+            // Architectures of other machines cannot occur here.
+            _ => {}
+        }
+    }
+    if !abis.contains(&native_arches()[0]) {
+        abis.push(native_arches()[0]);
+    }
+    let mut builder = Builder::new(default, &abis);
+    for syscall in seccomp.syscalls().iter().flatten() {
+        let action = action(syscall.action(), syscall.errno_ret())?;
+        let conditions: Vec<_> = syscall.args().iter().flatten().map(condition).collect::<Result<_>>()?;
+        if syscall.names().is_empty() {
+            return Err(Error::invalid("a rule of linux.seccomp names no system call"));
+        }
+        for name in syscall.names() {
+            builder.rule(name, &conditions, action);
+        }
+    }
+    builder.finish(flags(seccomp.flags().as_deref())?)
+}
+
+fn flags(list: Option<&[LinuxSeccompFilterFlag]>) -> Result<LoadFlags> {
+    let Some(list) = list else { return Ok(default_flags()) };
+    let mut flags = LoadFlags::default();
+    for flag in list {
+        match flag {
+            LinuxSeccompFilterFlag::SeccompFilterFlagLog => flags.log = true,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => flags.spec_allow = true,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => flags.wait_killable = true,
+            // The process has one thread when the filter is loaded.
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => {}
+        }
+    }
+    Ok(flags)
+}
+
+fn action(action: LinuxSeccompAction, number: Option<u32>) -> Result<Action> {
+    let small = |default: u16| match number {
+        None => Ok(default),
+        Some(n) => u16::try_from(n).ok().filter(|n| *n <= 4095).ok_or_else(|| {
+            Error::invalid(format!("errnoRet {n} of linux.seccomp is not an error number (0 to 4095)"))
+        }),
+    };
+    Ok(match action {
+        LinuxSeccompAction::ScmpActAllow => Action::Allow,
+        LinuxSeccompAction::ScmpActLog => Action::Log,
+        LinuxSeccompAction::ScmpActErrno => Action::Errno(small(EPERM)?),
+        LinuxSeccompAction::ScmpActTrace => Action::Trace(small(EPERM)?),
+        LinuxSeccompAction::ScmpActTrap => Action::Trap,
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => Action::KillThread,
+        LinuxSeccompAction::ScmpActKillProcess => Action::KillProcess,
+        LinuxSeccompAction::ScmpActNotify => {
+            return Err(Error::invalid("SCMP_ACT_NOTIFY needs a listener, which is not supported"));
+        }
+    })
+}
+
+fn condition(arg: &crate::spec::LinuxSeccompArg) -> Result<Condition> {
+    let argument = u8::try_from(arg.index())
+        .ok()
+        .filter(|n| *n < 6)
+        .ok_or_else(|| Error::invalid(format!("linux.seccomp speaks of argument {}", arg.index())))?;
+    let value = arg.value();
+    let (compare, value) = match arg.op() {
+        LinuxSeccompOperator::ScmpCmpNe => (Compare::NotEqual, value),
+        LinuxSeccompOperator::ScmpCmpLt => (Compare::Less, value),
+        LinuxSeccompOperator::ScmpCmpLe => (Compare::LessOrEqual, value),
+        LinuxSeccompOperator::ScmpCmpEq => (Compare::Equal, value),
+        LinuxSeccompOperator::ScmpCmpGe => (Compare::GreaterOrEqual, value),
+        LinuxSeccompOperator::ScmpCmpGt => (Compare::Greater, value),
+        LinuxSeccompOperator::ScmpCmpMaskedEq => (Compare::Masked(value), arg.value_two().unwrap_or(0)),
+    };
+    Ok(Condition { argument, compare, value })
+}
+
+/// A system call table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Abi {
+    X86_64,
+    X32,
+    X86,
+    Aarch64,
+    Arm,
+}
+
+fn abi(arch: Arch) -> Option<Abi> {
+    let abi = match arch {
+        Arch::ScmpArchNative => native_arches()[0],
+        Arch::ScmpArchX86_64 => Abi::X86_64,
+        Arch::ScmpArchX32 => Abi::X32,
+        Arch::ScmpArchX86 => Abi::X86,
+        Arch::ScmpArchAarch64 => Abi::Aarch64,
+        Arch::ScmpArchArm => Abi::Arm,
+        _ => return None,
+    };
+    native_arches().contains(&abi).then_some(abi)
+}
+
+impl Abi {
+    const fn audit(self) -> u32 {
+        match self {
+            Self::X86_64 | Self::X32 => ARCH_X86_64,
+            Self::X86 => ARCH_X86,
+            Self::Aarch64 => ARCH_AARCH64,
+            Self::Arm => ARCH_ARM,
+        }
+    }
+
+    /// The number of a call, if this table has it.
+    fn number(self, name: &str) -> Option<u32> {
+        let number = match self {
+            Self::X86_64 => syscalls::x86_64::Sysno::from_str(name).ok()? as u32,
+            Self::X32 => x32_number(name)?,
+            Self::X86 => syscalls::x86::Sysno::from_str(name).ok()? as u32,
+            Self::Aarch64 => syscalls::aarch64::Sysno::from_str(name).ok()? as u32,
+            Self::Arm => syscalls::arm::Sysno::from_str(name).ok()? as u32,
+        };
+        Some(number)
+    }
+}
+
+/// x32 shares the 64-bit table with a bit set, except for calls with structures of other sizes, from 512 on.
+fn x32_number(name: &str) -> Option<u32> {
+    const OWN: [&str; 36] = [
+        "rt_sigaction",
+        "rt_sigreturn",
+        "ioctl",
+        "readv",
+        "writev",
+        "recvfrom",
+        "sendmsg",
+        "recvmsg",
+        "execve",
+        "ptrace",
+        "rt_sigpending",
+        "rt_sigtimedwait",
+        "rt_sigqueueinfo",
+        "sigaltstack",
+        "timer_create",
+        "mq_notify",
+        "kexec_load",
+        "waitid",
+        "set_robust_list",
+        "get_robust_list",
+        "vmsplice",
+        "move_pages",
+        "preadv",
+        "pwritev",
+        "rt_tgsigqueueinfo",
+        "recvmmsg",
+        "sendmmsg",
+        "process_vm_readv",
+        "process_vm_writev",
+        "setsockopt",
+        "getsockopt",
+        "io_setup",
+        "io_submit",
+        "execveat",
+        "preadv2",
+        "pwritev2",
+    ];
+    let number = match OWN.iter().position(|own| *own == name) {
+        Some(index) => 512 + index as u32,
+        None => syscalls::x86_64::Sysno::from_str(name).ok()? as u32,
+    };
+    Some(number | X32_BIT)
+}
+
+/// Collects rules by architecture.
+struct Builder {
+    default: Action,
+    tables: Vec<(Abi, BTreeMap<u32, Vec<Rule>>)>,
+}
+
+impl Builder {
+    fn new(default: Action, abis: &[Abi]) -> Self {
+        Self { default, tables: abis.iter().map(|abi| (*abi, BTreeMap::new())).collect() }
+    }
+
+    /// Adds a rule. Profiles name calls of many architectures and newer kernels: an unknown name says nothing.
+    fn rule(&mut self, name: &str, conditions: &[Condition], action: Action) {
+        for (abi, table) in &mut self.tables {
+            if let Some(number) = abi.number(name) {
+                let rules = table.entry(number).or_insert_with(Vec::new);
+                rules.push(Rule { conditions: conditions.to_vec(), action });
+            }
+        }
+    }
+
+    fn finish(self, flags: LoadFlags) -> Result<Filter> {
+        let default = self.default;
+        let mut arches: Vec<ArchRules> = Vec::new();
+        for (abi, table) in self.tables {
+            let newest = table.keys().next_back().copied();
+            let range_end = if abi == Abi::X86_64 { X32_BIT - 1 } else { u32::MAX };
+            let mut ranges = Vec::new();
+            // Calls newer than all the profile knows do not exist for the container: programs then use older ones,
+            // where another error would make them give up.
+            if let (Some(newest), Action::Errno(_) | Action::KillThread | Action::KillProcess | Action::Trap) =
+                (newest, default)
+                && newest < range_end
+            {
+                ranges.push((newest + 1, range_end, Action::Errno(ENOSYS)));
+            }
+            match arches.iter_mut().find(|a| a.arch == abi.audit()) {
+                Some(arch) => {
+                    arch.rules.extend(table);
+                    arch.ranges.extend(ranges);
+                }
+                None => arches.push(ArchRules { arch: abi.audit(), rules: table, ranges }),
+            }
+        }
+        // The 64-bit table without x32: those numbers are refused, not unknown.
+        for arch in arches.iter_mut().filter(|a| a.arch == ARCH_X86_64) {
+            if !arch.rules.keys().any(|n| n & X32_BIT != 0) && default != Action::Allow {
+                arch.ranges.push((X32_BIT, u32::MAX, Action::KillThread));
+            }
+        }
+        let policy = Policy { default, other_arch: Action::KillThread, arches };
+        let program = compile(&policy).map_err(|e| Error::invalid(format!("linux.seccomp: {e}")))?;
+        Ok(Filter { program, flags })
+    }
+}
+
+#[cfg(test)]
+mod tests;
