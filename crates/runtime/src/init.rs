@@ -74,6 +74,8 @@ impl Init<'_> {
         let procfs = Procfs::open()?;
         self.configure(&procfs)?;
 
+        // First, so that the root is also first in the container's list of mounts.
+        let tree = rootfs::capture_root(self.rootfs, &self.root_path)?;
         let mut captured = self.capture(false)?;
         let terminal = self.open_terminal(&captured)?;
         let bound = if self.user_namespace { devices::capture_bound(self.nodes)? } else { Vec::new() };
@@ -82,7 +84,6 @@ impl Init<'_> {
             let at = self.plans.iter().position(|p| std::ptr::eq(p, late.plan)).unwrap_or(captured.len());
             captured.insert(at.min(captured.len()), late);
         }
-        let tree = rootfs::capture_root(self.rootfs, &self.root_path)?;
         hooks::run_in_container(self.spec, self.id, self.bundle)?;
 
         let root = rootfs::enter(tree)?;
