@@ -86,6 +86,8 @@ fn a_subscriber_that_acknowledges_slows_the_container_down() {
 #[test]
 fn a_stuck_subscriber_stops_nothing() {
     let mut case = Plan::new(&["seq", "400000"]).create();
+    // An answer shows that the shim listens.
+    case.ask(Request::Hello { version: VERSION });
     let path = case.run_dir().join(SOCKET_FILE);
     let stuck = seqpacket::connect(&path).unwrap();
     let ask = |body| encode(&Envelope { seq: 1, body }).unwrap();

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -38,9 +38,14 @@ pub(crate) fn load_config(path: &Path) -> Result<ShimConfig, Failure> {
     }
 }
 
-/// Reads the container's OCI configuration. It is not kept: parsed, it is most of what a shim would hold.
-pub(crate) fn load_spec(config: &ShimConfig) -> Result<Spec, Failure> {
-    load(&config.bundle.join("config.json"))
+/// Reads the container's OCI configuration. It is not kept: parsed, it is most of what a shim would hold. The shim's
+/// own out-of-memory score is not the container's: `score` is, unless the configuration says otherwise.
+pub(crate) fn load_spec(config: &ShimConfig, score: Option<i32>) -> Result<Spec, Failure> {
+    let mut spec: Spec = load(&config.bundle.join("config.json"))?;
+    if let Some(process) = spec.process_mut() {
+        process.set_oom_score_adj(process.oom_score_adj().or(score));
+    }
+    Ok(spec)
 }
 
 fn load<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Failure> {
@@ -51,14 +56,9 @@ fn load<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Failure> {
 }
 
 /// Clones the container's init.
-pub(crate) fn create(config: &ShimConfig) -> Result<(Starting, Ends), Failure> {
-    let mut spec = load_spec(config)?;
-    let mut terminal = false;
-    if let Some(process) = spec.process_mut() {
-        terminal = process.terminal().unwrap_or(false);
-        // The shim's own protection from the kernel's OOM killer is not the container's.
-        process.set_oom_score_adj(process.oom_score_adj().or(Some(0)));
-    }
+pub(crate) fn create(config: &ShimConfig, score: Option<i32>) -> Result<(Starting, Ends), Failure> {
+    let spec = load_spec(config, score)?;
+    let terminal = spec.process().as_ref().and_then(Process::terminal).unwrap_or(false);
     let (stdio, ends) = if terminal {
         (Stdio::Terminal { rows: config.rows, cols: config.cols }, Ends::default())
     } else {

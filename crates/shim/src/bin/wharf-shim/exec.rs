@@ -70,7 +70,7 @@ impl Execs {
         };
         let mut process = read_process(&document)?;
         let own = spec.process().as_ref().and_then(Process::oom_score_adj);
-        process.set_oom_score_adj(process.oom_score_adj().or(own).or(Some(0)));
+        process.set_oom_score_adj(process.oom_score_adj().or(own));
         let stdio = match (wish.terminal, fds.next(), fds.next(), fds.next(), fds.next()) {
             (true, None, ..) => Stdio::Terminal { rows: wish.rows, cols: wish.cols },
             (false, None, ..) => Stdio::Fds(container::null_stdio()?),

@@ -31,6 +31,9 @@ const USAGE: &str = "usage: wharf-shim run CONFIG | status RUN_DIR | --version";
 /// Signals that are sent to whole sessions and at shutdown: the container decides when the shim ends.
 const DISARMED: [i32; 8] = [1, 2, 3, 10, 12, 14, 15, 20];
 
+/// Out-of-memory score of a shim: without it a container would go on unwatched, so it would be killed too.
+const PROTECTED: i32 = -500;
+
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     match args.iter().map(|arg| arg.as_os_str()).collect::<Vec<&OsStr>>()[..] {
@@ -55,7 +58,7 @@ fn run(config: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match monitor::Monitor::create(config, &control).and_then(|monitor| monitor.run()) {
+    match monitor::Monitor::create(config, &control, protect()).and_then(|monitor| monitor.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("wharf-shim: {}", failure.message);
@@ -67,6 +70,16 @@ fn run(config: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Asks the kernel's OOM killer to take others first, where that is allowed; gives the score children should go back to.
+fn protect() -> Option<i32> {
+    let file = Path::new("/proc/self/oom_score_adj");
+    let score = wharf_linux::hostfs::read_to_string(file).ok()?.trim().parse().ok()?;
+    if score <= PROTECTED {
+        return None;
+    }
+    wharf_linux::hostfs::write(file, PROTECTED.to_string().as_bytes()).ok().map(|()| score)
 }
 
 /// Makes this process one that a container can neither see into nor take down by accident; gives the control socket.

@@ -81,18 +81,20 @@ pub(crate) struct Monitor {
     /// Sockets that keep the container's ports.
     held: Vec<OwnedFd>,
     pid: i32,
+    score: Option<i32>,
     started_at_ns: i64,
     /// Memory has been given back since something was last done.
     tidy: bool,
 }
 
 impl Monitor {
-    /// Makes everything up to an init that waits for `Start`. What a failure leaves is undone.
-    pub(crate) fn create(config: &Path, control: &OwnedFd) -> Result<Self, Failure> {
+    /// Makes everything up to an init that waits for `Start`. What a failure leaves is undone. Processes whose
+    /// specification names no out-of-memory score get `score`.
+    pub(crate) fn create(config: &Path, control: &OwnedFd, score: Option<i32>) -> Result<Self, Failure> {
         let config = container::load_config(config)?;
         let limits = Limits { segment_bytes: config.log_segment_bytes, segments: config.log_segments };
         // The init first: it prepares itself while the rest is made.
-        let (starting, ends) = container::create(&config)?;
+        let (starting, ends) = container::create(&config, score)?;
         let pid = starting.pid();
         let announce = Event::Created { pid };
         let poller = Poller::new()?;
@@ -130,6 +132,7 @@ impl Monitor {
             phase: Phase::Created { starting, ready: false },
             held: Vec::new(),
             pid,
+            score,
             started_at_ns: 0,
             tidy: false,
         })
@@ -378,7 +381,7 @@ impl Monitor {
         let Phase::Running(init) = &self.phase else {
             return Err(Failure::not_running("the container is not running"));
         };
-        let spec = container::load_spec(&self.config)?;
+        let spec = container::load_spec(&self.config, self.score)?;
         self.execs.start(&self.poller, init, &spec, wish, fds, place)
     }
 
