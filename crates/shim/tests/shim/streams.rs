@@ -4,12 +4,12 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::support::{Case, PATIENCE, Plan, children, exec_request, process_document};
+use crate::support::{Case, PATIENCE, Plan, children, exec_request, process_document, wait_gone};
 use rustix::io::{read, write};
 use wharf_linux::seqpacket;
 use wharf_shim::client::Client;
 use wharf_shim::protocol::{Envelope, Event, FailureKind, Reply, Request, SOCKET_FILE, VERSION, encode};
-use wharf_shim::spool::{Limits, Lines, Origin, Piece, Position, Reader, Stream, tail};
+use wharf_shim::spool::{Limits, Lines, Origin, Piece, Position, Reader, Stream, Writer, tail};
 
 fn subscribe(case: &mut Case, acknowledge: bool) {
     assert_eq!(case.ask(Request::Subscribe { acknowledge }), Reply::Ok);
@@ -49,6 +49,39 @@ fn output_is_followed_by_another_process_while_it_is_written() {
     }
     take(&mut lines);
     assert_eq!(next, [3000, 3000]);
+}
+
+#[test]
+fn what_a_killed_shim_wrote_is_whole_and_can_be_continued() {
+    for round in 0..5 {
+        let limits = Limits { segment_bytes: 1 << 16, segments: 10_000 };
+        let plan = Plan::new(&["seq", "100000000"]).log(limits.segment_bytes, limits.segments);
+        let mut case = plan.start();
+        subscribe(&mut case, false);
+        let mut end = Position::default();
+        for _ in 0..=round * 7 {
+            end = case.output_beyond(end);
+        }
+        case.shim.kill().unwrap();
+        case.shim.wait().unwrap();
+        wait_gone(case.pid);
+        let mut writer = Writer::open(&case.log_dir(), limits).unwrap();
+        assert!(writer.end() >= end, "what was told of is there");
+        writer.append(Stream::Stdout, 0, b"after\n").unwrap();
+        let mut lines = Lines::new(Reader::open_at(&case.log_dir(), Origin::Start).unwrap());
+        let mut number = 0;
+        let unfinished = loop {
+            let Some(Piece::Line(line)) = lines.next().unwrap() else { panic!("a gap after {number}") };
+            number += 1;
+            if line.bytes != format!("{number}\n").as_bytes() {
+                break String::from_utf8(line.bytes.to_vec()).unwrap();
+            }
+        };
+        assert!(
+            unfinished == "after\n" || number.to_string().starts_with(&unfinished),
+            "{unfinished:?} for {number}"
+        );
+    }
 }
 
 #[test]
