@@ -178,6 +178,7 @@ pub(crate) fn create(request: CreateRequest<'_>, gate: Gate) -> Result<Starting>
             create_cwd: request.create_cwd,
             default_home: request.default_home,
             init: request.init,
+            die_with_parent: request.die_with_caller,
             preserve_fds: request.preserve_fds,
             filter: filter.as_ref(),
             sets,

@@ -44,6 +44,7 @@ pub(crate) fn exec(request: ExecRequest<'_>) -> Result<ExecChild> {
             create_cwd: false,
             default_home: request.default_home,
             init: false,
+            die_with_parent: false,
             preserve_fds: request.preserve_fds,
             filter: filter.as_ref(),
             sets,

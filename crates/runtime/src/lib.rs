@@ -104,6 +104,8 @@ pub struct CreateRequest<'a> {
     pub default_home: bool,
     /// Run the command under a minimal init.
     pub init: bool,
+    /// Have the kernel kill the init when the caller's process dies.
+    pub die_with_caller: bool,
     /// How many descriptors from 3 on the command inherits.
     pub preserve_fds: u32,
 }

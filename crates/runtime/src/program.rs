@@ -14,6 +14,7 @@ use crate::root::Root;
 use crate::seccomp::Filter;
 use crate::spec::{PosixRlimitType, Process};
 use crate::user::{self, Identity};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Gid, Mode, Uid};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -34,6 +35,8 @@ pub(crate) struct Program<'a> {
     pub(crate) create_cwd: bool,
     pub(crate) default_home: bool,
     pub(crate) init: bool,
+    /// Whether the kernel shall kill the program when the caller dies.
+    pub(crate) die_with_parent: bool,
     pub(crate) preserve_fds: u32,
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) sets: Sets,
@@ -93,31 +96,34 @@ impl Prepared<'_> {
     /// Gives up every right the program shall not have and becomes it. Returns only with the reason why not.
     pub(crate) fn run(self, channel: &Channel) -> Error {
         if !self.program.init {
-            return self.become_command();
+            return self.become_command(channel);
         }
         let signals = process::block_signals().context(|| "block signals".into());
         let command = signals.and_then(|()| {
             let command = || {
                 reaper::separate();
-                let _ = channel.send(&Message::Failed(self.become_command()));
+                let _ = channel.send(&Message::Failed(self.become_command(channel)));
                 FAILED
             };
             process::spawn(Birth::default(), command).context(|| "start the command below its init".into())
         });
-        match command.and_then(|child| self.drop_rights().map(|()| child)) {
+        match command.and_then(|child| self.drop_rights(channel).map(|()| child)) {
             Ok(child) => process::exit(reaper::run(&child)),
             Err(error) => error,
         }
     }
 
-    fn become_command(&self) -> Error {
-        match self.drop_rights().and_then(|()| process::reset_signals().context(|| "reset signals".into())) {
+    fn become_command(&self, channel: &Channel) -> Error {
+        match self
+            .drop_rights(channel)
+            .and_then(|()| process::reset_signals().context(|| "reset signals".into()))
+        {
             Ok(()) => command::refusal(self.command, &process::execve(&self.file, &self.args, &self.env)),
             Err(error) => error,
         }
     }
 
-    fn drop_rights(&self) -> Result<()> {
+    fn drop_rights(&self, channel: &Channel) -> Result<()> {
         let process = self.program.process;
         let first_foreign = 3 + self.program.preserve_fds;
         process::close_on_exec_from(first_foreign).context(|| "mark descriptors close-on-exec".into())?;
@@ -135,6 +141,9 @@ impl Prepared<'_> {
             self.load_filter()?;
         }
         self.become_identity()?;
+        if self.program.die_with_parent {
+            die_with_parent(channel)?;
+        }
         if quiet {
             self.load_filter()?;
         }
@@ -168,6 +177,20 @@ fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => Ok(()),
         _ => Err(error),
+    }
+}
+
+/// Has the kernel kill us when our parent dies, so that nothing runs that nobody looks after. A change of identity
+/// would undo it, so this comes after.
+fn die_with_parent(channel: &Channel) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .context(|| "tie the container to its parent".into())?;
+    // It may have died before this; only its end of the channel can tell, as its process id is not visible here.
+    let mut end = [PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::empty())];
+    // An error is that of a system call filter which forbids this: then only that small window stays open.
+    match rustix::event::poll(&mut end, Some(&Timespec::default())) {
+        Ok(1..) => Err(Error::io("start", std::io::Error::other("the parent process is gone"))),
+        Ok(0) | Err(_) => Ok(()),
     }
 }
 

@@ -52,6 +52,7 @@ impl New {
             create_cwd: true,
             default_home: true,
             init: false,
+            die_with_caller: false,
             preserve_fds: self.args.number("--preserve-fds")?.unwrap_or(0),
         })
     }

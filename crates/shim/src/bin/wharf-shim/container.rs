@@ -83,6 +83,8 @@ pub(crate) fn create(config: &ShimConfig, score: Option<i32>) -> Result<(Startin
         create_cwd: config.create_cwd,
         default_home: config.default_home,
         init: config.init,
+        // Nothing may run that nobody watches.
+        die_with_caller: true,
         preserve_fds: 0,
     })?;
     Ok((starting, ends))
