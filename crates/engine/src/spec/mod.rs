@@ -18,7 +18,7 @@ use oci_spec::runtime::{
 };
 use wharf_linux::cgroup;
 use wharf_model::network::NetworkMode;
-use wharf_model::spec::MountKind;
+use wharf_model::spec::{HostSpec, MountKind};
 
 use crate::containers::{MountRecord, Record, environment};
 use crate::{Error, Result};
@@ -58,9 +58,7 @@ pub(crate) fn build(record: &Record, around: &Surroundings<'_>) -> Result<Spec> 
         .masked_paths(paths(&host.masked_paths, security::MASKED_PATHS))
         .readonly_paths(paths(&host.readonly_paths, security::READONLY_PATHS))
         .rootfs_propagation(rootfs_propagation(&record.mounts));
-    if !host.sysctls.is_empty() {
-        linux = linux.sysctl(host.sysctls.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
-    }
+    linux = linux.sysctl(sysctls(host));
     if let SeccompOption::Profile(profile) = &security.seccomp
         && !host.privileged
     {
@@ -132,7 +130,13 @@ pub(crate) fn process(record: &Record) -> Result<oci_spec::runtime::Process> {
 pub(crate) fn capability_sets(
     names: &std::collections::BTreeSet<&'static str>,
 ) -> Result<oci_spec::runtime::LinuxCapabilities> {
-    let set: Capabilities = names.iter().filter_map(|name| name.parse::<Capability>().ok()).collect();
+    let parse = |name: &&'static str| {
+        let short = name.strip_prefix("CAP_").unwrap_or(name);
+        short
+            .parse::<Capability>()
+            .map_err(|_| Error::System(format!("no capability {name} in the OCI configuration")))
+    };
+    let set: Capabilities = names.iter().map(parse).collect::<Result<_>>()?;
     LinuxCapabilitiesBuilder::default()
         .bounding(set.clone())
         .effective(set.clone())
@@ -141,6 +145,20 @@ pub(crate) fn capability_sets(
         .ambient(Capabilities::new())
         .build()
         .map_err(invalid_spec)
+}
+
+/// What was asked for, and two that every private network has: unprivileged processes may bind low ports and send
+/// pings, as with Docker.
+fn sysctls(host: &HostSpec) -> std::collections::HashMap<String, String> {
+    let mut all: std::collections::HashMap<String, String> = host.sysctls.clone().into_iter().collect();
+    if !matches!(host.network_mode, NetworkMode::Host | NetworkMode::Container(_)) {
+        for (name, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+        {
+            all.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    all
 }
 
 fn rlimits(record: &Record) -> Result<Vec<PosixRlimit>> {
@@ -312,5 +330,22 @@ fn rootfs_propagation(mounts: &[MountRecord]) -> &'static str {
         "rslave"
     } else {
         "private"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rt_14_inheritable_and_ambient_are_empty_and_every_name_is_known() {
+        let all = wharf_model::spec::HostSpec { privileged: true, ..Default::default() };
+        for host in [all, wharf_model::spec::HostSpec::default()] {
+            let names = capabilities(&host).unwrap();
+            let sets = capability_sets(&names).unwrap();
+            assert_eq!(sets.bounding().as_ref().unwrap().len(), names.len());
+            assert!(sets.inheritable().as_ref().unwrap().is_empty());
+            assert!(sets.ambient().as_ref().unwrap().is_empty());
+        }
     }
 }
