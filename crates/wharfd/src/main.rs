@@ -1,2 +1,174 @@
-//! Binary under construction.
-fn main() {}
+//! The engine daemon: the one place where the parts are put together. It knows flags, files, sockets and signals, and
+//! nothing of containers.
+//!
+//! Start: settings, locks on both roots, sockets, engine (which finds what its predecessor left running), then
+//! `API listen on …` and systemd's `READY=1`. The sockets are bound before the engine is open, so that a client that
+//! comes early waits instead of failing. End: no new connections, answers that have begun end, the engine shuts down,
+//! sockets and pid file go. Containers live on unless live restore is off. A `kill -9` at any point leaves nothing but
+//! a stale socket and pid file, which the next start replaces.
+
+mod listen;
+mod lock;
+mod logging;
+mod notify;
+mod pidfile;
+mod settings;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use rustix::fs::Mode;
+use rustix::process::{Resource, getrlimit, setrlimit, umask};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use wharf_engine::{Engine, EngineConfig};
+
+use crate::listen::Listener;
+use crate::settings::{Flags, Settings};
+
+/// Threads that drive the API and the engine's tasks.
+const WORKERS: usize = 2;
+/// Threads for kernel and disk work at the most; idle ones end.
+const BLOCKING_THREADS: usize = 64;
+
+fn main() -> ExitCode {
+    match run(Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the log may not be set up yet")]
+fn report(error: &anyhow::Error) {
+    eprintln!("wharfd: {error:#}");
+}
+
+fn run(flags: Flags) -> Result<()> {
+    let validate = flags.validate;
+    let settings = Settings::load(flags)?;
+    if validate {
+        return say_valid();
+    }
+    logging::start(settings.log_level);
+    // Files are made with the modes that are asked for, whatever the parent had.
+    umask(Mode::from_bits_truncate(0o022));
+    raise_descriptor_limit();
+    let _locks = lock::both(&settings.data_root, &settings.exec_root)?;
+    let _pidfile = settings.pidfile.as_deref().map(pidfile::write).transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("wharfd")
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(serve(settings))
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of --validate")]
+fn say_valid() -> Result<()> {
+    println!("configuration OK");
+    Ok(())
+}
+
+async fn serve(settings: Settings) -> Result<()> {
+    let mut stop = Stop::new()?;
+    let listeners = listen::open(&settings.hosts, settings.group.as_deref())?;
+    let engine = Engine::open(engine_config(&settings)?).await.context("opening the engine")?;
+
+    let (closing, closed) = watch::channel(());
+    let mut servers = tokio::task::JoinSet::new();
+    let mut sockets = Vec::new();
+    for Listener { socket, guard, name } in listeners {
+        let mut closed = closed.clone();
+        let until = async move {
+            let _sender_gone = closed.changed().await;
+        };
+        servers.spawn(wharf_server::serve(socket, wharf_server::router(engine.clone()), until));
+        tracing::info!("API listen on {name}");
+        sockets.push(guard);
+    }
+    notify::ready();
+
+    let reason = stop.next().await;
+    tracing::info!("{reason}: shutting down");
+    notify::stopping();
+    let end = async {
+        let _nobody_listens = closing.send(());
+        while servers.join_next().await.is_some() {}
+        drop(sockets);
+        engine.shutdown().await;
+    };
+    tokio::select! {
+        () = end => tracing::info!("shut down"),
+        reason = stop.next() => tracing::warn!("{reason}: leaving at once"),
+    }
+    Ok(())
+}
+
+/// The signals that end the daemon.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listening to signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next signal that means the end.
+    async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP: settings are read at start only; restart to apply changes");
+                }
+            }
+        }
+    }
+}
+
+fn engine_config(settings: &Settings) -> Result<EngineConfig> {
+    Ok(EngineConfig {
+        data_root: settings.data_root.clone(),
+        exec_root: settings.exec_root.clone(),
+        libexec: libexec()?,
+        live_restore: settings.live_restore,
+        debug: settings.debug,
+        bridge: settings.bridge.clone(),
+        subnet: settings.bip.clone(),
+    })
+}
+
+/// Where the programs are that the engine starts: beside this one, or in `../libexec/wharf`.
+fn libexec() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let beside = program.parent().unwrap_or(Path::new("/"));
+    let candidates = [beside.to_path_buf(), beside.join("../libexec/wharf")];
+    candidates.into_iter().find(|dir| dir.join("wharf-shim").is_file()).with_context(|| {
+        format!("no wharf-shim in {0} or {0}/../libexec/wharf: install it there", beside.display())
+    })
+}
+
+/// Every container costs descriptors; the soft limit is often 1024.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("raising the limit of open files: {error}");
+    }
+}

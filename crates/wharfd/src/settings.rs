@@ -1,0 +1,202 @@
+//! Flags, with dockerd's names, and the settings file, with the same keys.
+//!
+//! A key may be given in one of the two places only: an engine that silently preferred one would surprise someone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{ArgAction, Parser};
+use serde::Deserialize;
+use tracing::Level;
+
+const DATA_ROOT: &str = "/var/lib/wharf";
+const EXEC_ROOT: &str = "/run/wharf";
+const HOST: &str = "unix:///run/wharf/wharf.sock";
+const CONFIG_FILE: &str = "/etc/wharf/daemon.json";
+
+/// The Wharf engine: serves the Docker Engine API.
+#[derive(Debug, Default, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    given: Given,
+    /// Settings file
+    #[arg(long, value_name = "FILE", help = format!("Settings file (default {CONFIG_FILE})"))]
+    config_file: Option<PathBuf>,
+    /// Check the settings and leave
+    #[arg(long)]
+    pub(crate) validate: bool,
+}
+
+/// What may be given as a flag or as a key of the settings file.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct Given {
+    /// Directory of images, containers and volumes
+    #[arg(long, value_name = "DIR", help = format!("Directory of images, containers and volumes (default {DATA_ROOT})"))]
+    data_root: Option<PathBuf>,
+    /// Directory of sockets and other state that does not survive a reboot
+    #[arg(long, value_name = "DIR", help = format!("Directory of state that does not survive a reboot (default {EXEC_ROOT})"))]
+    exec_root: Option<PathBuf>,
+    /// Where to listen; may be given more than once
+    #[arg(long = "host", short = 'H', value_name = "unix://PATH|fd://", help = format!("Where to listen; may be repeated (default {HOST})"))]
+    #[serde(rename = "hosts")]
+    host: Option<Vec<String>>,
+    /// Group of the sockets (default `wharf`, or `docker` if there is no such group)
+    #[arg(long, short = 'G', value_name = "NAME|GID")]
+    group: Option<String>,
+    /// Name of the default bridge
+    #[arg(long, short = 'b', value_name = "NAME")]
+    bridge: Option<String>,
+    /// Address and subnet of the default bridge
+    #[arg(long, value_name = "CIDR")]
+    bip: Option<String>,
+    /// File for this process's id
+    #[arg(long, short = 'p', value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Log everything
+    #[arg(long, short = 'D', num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set, value_name = "BOOL")]
+    debug: Option<bool>,
+    /// Least severity that is logged: debug, info, warn, error or fatal (default info)
+    #[arg(long, short = 'l', value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Leave containers running when the engine stops (default true)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set, value_name = "BOOL")]
+    live_restore: Option<bool>,
+}
+
+/// What the daemon goes by.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) data_root: PathBuf,
+    pub(crate) exec_root: PathBuf,
+    pub(crate) hosts: Vec<String>,
+    pub(crate) group: Option<String>,
+    pub(crate) bridge: Option<String>,
+    pub(crate) bip: Option<String>,
+    pub(crate) pidfile: Option<PathBuf>,
+    pub(crate) debug: bool,
+    pub(crate) log_level: Level,
+    pub(crate) live_restore: bool,
+}
+
+impl Settings {
+    /// Merges the flags with the settings file.
+    pub(crate) fn load(flags: Flags) -> Result<Self> {
+        let file = match &flags.config_file {
+            Some(path) => read(path)?,
+            None if Path::new(CONFIG_FILE).exists() => read(Path::new(CONFIG_FILE))?,
+            None => Given::default(),
+        };
+        Self::merge(flags.given, file)
+    }
+
+    fn merge(flags: Given, file: Given) -> Result<Self> {
+        let debug = once("debug", flags.debug, file.debug)?.unwrap_or_default();
+        let level = once("log-level", flags.log_level, file.log_level)?;
+        let settings = Self {
+            data_root: once("data-root", flags.data_root, file.data_root)?
+                .unwrap_or_else(|| DATA_ROOT.into()),
+            exec_root: once("exec-root", flags.exec_root, file.exec_root)?
+                .unwrap_or_else(|| EXEC_ROOT.into()),
+            hosts: once("hosts", flags.host, file.host)?.unwrap_or_else(|| vec![HOST.to_owned()]),
+            group: once("group", flags.group, file.group)?,
+            bridge: once("bridge", flags.bridge, file.bridge)?,
+            bip: once("bip", flags.bip, file.bip)?,
+            pidfile: once("pidfile", flags.pidfile, file.pidfile)?,
+            debug,
+            log_level: if debug { Level::DEBUG } else { log_level(level.as_deref())? },
+            live_restore: once("live-restore", flags.live_restore, file.live_restore)?.unwrap_or(true),
+        };
+        for (key, path) in [("data-root", &settings.data_root), ("exec-root", &settings.exec_root)] {
+            if !path.is_absolute() {
+                bail!("{key} must be an absolute path, not {path:?}");
+            }
+        }
+        Ok(settings)
+    }
+}
+
+fn read(path: &Path) -> Result<Given> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    if text.trim().is_empty() {
+        return Ok(Given::default());
+    }
+    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+fn once<T: std::fmt::Debug>(key: &str, flag: Option<T>, file: Option<T>) -> Result<Option<T>> {
+    match (flag, file) {
+        (Some(flag), Some(file)) => {
+            bail!("{key} is given both as a flag ({flag:?}) and in the settings file ({file:?}): keep one")
+        }
+        (flag, file) => Ok(flag.or(file)),
+    }
+}
+
+fn log_level(word: Option<&str>) -> Result<Level> {
+    Ok(match word.unwrap_or("info") {
+        "trace" => Level::TRACE,
+        "debug" => Level::DEBUG,
+        "info" => Level::INFO,
+        "warn" | "warning" => Level::WARN,
+        "error" | "fatal" | "panic" => Level::ERROR,
+        other => bail!("invalid log level {other:?}: use debug, info, warn, error or fatal"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Flags {
+        Flags::try_parse_from([&["wharfd"], args].concat()).unwrap()
+    }
+
+    fn settings(args: &[&str], file: &str) -> Result<Settings> {
+        Settings::merge(parse(args).given, serde_json::from_str(file)?)
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_live_in_the_usual_places() {
+        let settings = settings(&[], "{}").unwrap();
+        assert_eq!(settings.data_root, Path::new("/var/lib/wharf"));
+        assert_eq!(settings.hosts, ["unix:///run/wharf/wharf.sock"]);
+        assert!(settings.live_restore);
+        assert_eq!(settings.log_level, Level::INFO);
+    }
+
+    #[test]
+    fn switches_take_a_value_only_with_an_equals_sign() {
+        assert!(!settings(&["--live-restore=false"], "{}").unwrap().live_restore);
+        let given = settings(&["--live-restore", "-D", "-H", "unix:///a", "--host=unix:///b"], "{}").unwrap();
+        assert!(given.live_restore && given.debug);
+        assert_eq!(given.hosts, ["unix:///a", "unix:///b"]);
+    }
+
+    #[test]
+    fn a_key_has_one_place() {
+        let given = settings(&["--bip", "10.0.0.1/24"], r#"{"debug": true, "hosts": ["fd://"]}"#).unwrap();
+        assert!(given.debug);
+        assert_eq!(given.hosts, ["fd://"]);
+        let message = settings(&["--debug"], r#"{"debug": false}"#).unwrap_err().to_string();
+        assert!(message.contains("debug is given both"), "{message}");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let message = |args: &[&str], file: &str| settings(args, file).unwrap_err().to_string();
+        assert!(message(&[], r#"{"storage-driver": "zfs"}"#).contains("unknown field `storage-driver`"));
+        assert!(message(&["-l", "loud"], "{}").contains("invalid log level \"loud\""));
+        assert!(message(&["--data-root", "here"], "{}").contains("absolute"));
+        assert!(Flags::try_parse_from(["wharfd", "--no-such-flag"]).is_err());
+    }
+}
