@@ -238,8 +238,6 @@ pub enum WaitCondition {
 pub struct WaitResult {
     /// Exit code.
     pub code: i32,
-    /// What went wrong besides.
-    pub error: Option<String>,
 }
 
 /// What `exec create` takes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use wharf_image::Image;
-use wharf_linux::hostfs;
+use wharf_linux::{cgroup, hostfs};
 use wharf_model::network::{NetworkMode, Port};
 use wharf_model::spec::{Healthcheck, RestartName};
 use wharf_model::{ContainerId, ContainerSpec, signal, user_paths};
@@ -340,6 +340,10 @@ fn normalise(mut spec: ContainerSpec) -> ContainerSpec {
     // A published port is exposed, too.
     spec.exposed_ports.extend(spec.host.port_bindings.keys().copied());
     spec.host.sysctls.retain(|name, _| !name.is_empty());
+    if spec.host.cgroupns_mode.is_empty() {
+        let private = !spec.host.privileged && matches!(cgroup::detect(), Ok(cgroup::Mode::V2));
+        spec.host.cgroupns_mode = if private { "private" } else { "host" }.to_owned();
+    }
     if spec.host.shm_size == 0 {
         spec.host.shm_size = 64 * 1024 * 1024;
     }

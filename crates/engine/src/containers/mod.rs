@@ -89,8 +89,8 @@ pub(crate) struct Progress {
     pub(crate) running: bool,
     /// End of the output so far; final once `running` is false.
     pub(crate) output: Position,
-    /// Exit code and error of the last run that ended.
-    pub(crate) exit: Option<(i32, Option<String>)>,
+    /// Exit code of the last run that ended, or of the start that failed.
+    pub(crate) exit: Option<i32>,
     /// Counts the exits since this engine opened it.
     pub(crate) exits: u64,
     /// A shim exists, or what the last run left is being cleaned up.
@@ -114,7 +114,7 @@ pub(crate) struct Container {
 
 impl Container {
     pub(crate) fn new(record: Record) -> Arc<Self> {
-        let exit = record.finished_at.map(|_| (record.exit_code, None));
+        let exit = record.finished_at.map(|_| record.exit_code);
         Arc::new(Self {
             id: record.id.clone(),
             change: tokio::sync::Mutex::new(()),

@@ -171,8 +171,8 @@ impl Engine {
             record.spec.host.auto_remove
         };
         container.progress.send_modify(|progress| {
-            progress.exit = Some((code, Some(error.to_string())));
-            progress.exits += 1;
+            // Not an exit: who waits for the next one goes on waiting, as with Docker.
+            progress.exit = Some(code);
             progress.restarting = false;
         });
         if let Err(error) = self.save(container).await {

@@ -129,7 +129,7 @@ impl Engine {
             progress.running = false;
             progress.restarting = restart && !remove;
             progress.exits += 1;
-            progress.exit = Some((status.code, ended.error.clone()));
+            progress.exit = Some(status.code);
         });
         let mut extra = vec![("exitCode", status.code.to_string())];
         if let Some(signal) = status.signal {

@@ -24,10 +24,8 @@ impl Engine {
                 WaitCondition::NextExit => progress.exits > exits || progress.removed,
                 WaitCondition::Removed => progress.removed,
             };
-            let end = progress.wait_for(done).await.map(|progress| progress.exit.clone());
-            let exit = end.ok().flatten();
-            let (code, error) = exit.unwrap_or((0, None));
-            Ok(WaitResult { code, error })
+            let exit = progress.wait_for(done).await.ok().and_then(|progress| progress.exit);
+            Ok(WaitResult { code: exit.unwrap_or(0) })
         })
     }
 }

@@ -16,7 +16,6 @@ use oci_spec::runtime::{
     LinuxNamespaceType, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
-use wharf_linux::cgroup;
 use wharf_model::network::NetworkMode;
 use wharf_model::spec::{HostSpec, MountKind};
 
@@ -220,20 +219,10 @@ fn namespaces(record: &Record, around: &Surroundings<'_>) -> Result<Vec<LinuxNam
     if host.uts_mode != "host" {
         add(LinuxNamespaceType::Uts, None)?;
     }
-    if private_cgroup(record) {
+    if host.cgroupns_mode == "private" {
         add(LinuxNamespaceType::Cgroup, None)?;
     }
     Ok(list)
-}
-
-/// Docker's default: private where the whole machine has cgroup v2, the host's otherwise.
-pub(crate) fn private_cgroup(record: &Record) -> bool {
-    let host = &record.spec.host;
-    match host.cgroupns_mode.as_str() {
-        "private" => true,
-        "host" => false,
-        _ => !host.privileged && matches!(cgroup::detect(), Ok(cgroup::Mode::V2)),
-    }
 }
 
 fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Result<Mount> {

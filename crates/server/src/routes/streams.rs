@@ -84,10 +84,12 @@ async fn wait(State(engine): State<Engine>, Path(name): Path<String>, query: Que
 }
 
 fn wait_result(result: wharf_engine::Result<WaitResult>) -> Bytes {
-    let result = result.unwrap_or_else(|error| WaitResult { code: -1, error: Some(error.to_string()) });
-    let document = ContainerWaitResponse {
-        status_code: result.code.into(),
-        error: result.error.map(|message| ContainerWaitExitError { message: Some(message) }),
+    let document = match result {
+        Ok(result) => ContainerWaitResponse { status_code: result.code.into(), error: None },
+        Err(error) => ContainerWaitResponse {
+            status_code: -1,
+            error: Some(ContainerWaitExitError { message: Some(error.to_string()) }),
+        },
     };
     response::line(&document).unwrap_or_default()
 }
@@ -132,10 +134,10 @@ mod tests {
     #[test]
     fn the_end_of_a_wait_is_one_document() {
         let text = |result| String::from_utf8(wait_result(result).to_vec()).unwrap();
-        assert_eq!(text(Ok(WaitResult { code: 3, error: None })), "{\"StatusCode\":3}\n");
+        assert_eq!(text(Ok(WaitResult { code: 3 })), "{\"StatusCode\":3}\n");
         assert_eq!(
-            text(Ok(WaitResult { code: 137, error: Some("lost".into()) })),
-            "{\"StatusCode\":137,\"Error\":{\"Message\":\"lost\"}}\n"
+            text(Err(wharf_engine::Error::System("lost".into()))),
+            "{\"StatusCode\":-1,\"Error\":{\"Message\":\"lost\"}}\n"
         );
     }
 }
