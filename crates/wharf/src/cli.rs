@@ -61,7 +61,8 @@ pub(crate) struct Globals {
 impl Globals {
     /// The clap command of the global flags.
     pub(crate) fn command() -> Command {
-        let command = Command::new("wharf").no_binary_name(true).disable_help_flag(true).disable_version_flag(true);
+        let command =
+            Command::new("wharf").no_binary_name(true).disable_help_flag(true).disable_version_flag(true);
         help::polished(Self::augment_args(command.args_override_self(true)))
     }
 
@@ -178,7 +179,9 @@ async fn dispatch(args: Vec<OsString>) -> Result {
             None | Some("--help" | "help") => help::group(group, &spelled),
             Some(word) if word.starts_with('-') => Err(Failure::status(
                 125,
-                format!("unknown flag: {word}\n\nUsage:  {spelled} COMMAND\n\nRun '{spelled} --help' for more information"),
+                format!(
+                    "unknown flag: {word}\n\nUsage:  {spelled} COMMAND\n\nRun '{spelled} --help' for more information"
+                ),
             )),
             Some(word) => Err(Failure::message(format!(
                 "wharf: unknown command: {spelled} {word}\n\nUsage:  {spelled}\n\nRun '{spelled} --help' for more information"

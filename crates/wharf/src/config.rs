@@ -62,7 +62,9 @@ impl Config {
 
     /// The proxy settings a container inherits, as `NAME=value`, for the engine at `host`.
     pub(crate) fn proxy_environment(&self, host: &str) -> Vec<(String, String)> {
-        let Some(proxy) = self.proxies.get(host).or_else(|| self.proxies.get("default")) else { return Vec::new() };
+        let Some(proxy) = self.proxies.get(host).or_else(|| self.proxies.get("default")) else {
+            return Vec::new();
+        };
         let settings = [
             ("HTTP_PROXY", &proxy.http_proxy),
             ("HTTPS_PROXY", &proxy.https_proxy),
@@ -71,7 +73,11 @@ impl Config {
             ("ALL_PROXY", &proxy.all_proxy),
         ];
         let given = settings.into_iter().filter(|(_, value)| !value.is_empty());
-        given.flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_lowercase(), value.clone())]).collect()
+        given
+            .flat_map(|(name, value)| {
+                [(name.to_owned(), value.clone()), (name.to_lowercase(), value.clone())]
+            })
+            .collect()
     }
 
     /// The address of the engine a context of Docker's names.
@@ -108,7 +114,8 @@ mod tests {
         let text = r#"{"proxies":{"default":{"httpProxy":"http://p:1","noProxy":"x"}},"auths":{},"psFormat":"table"}"#;
         let config: Config = serde_json::from_str(text).unwrap();
         assert_eq!(config.ps_format, "table");
-        let names: Vec<String> = config.proxy_environment("unix:///x").into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> =
+            config.proxy_environment("unix:///x").into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"]);
     }
 }

@@ -22,6 +22,9 @@ pub(crate) enum Failure {
     /// A text and an exit status of its own, such as 125 of `run`.
     #[error("{text}")]
     Status { code: u8, text: String },
+    /// Something worth telling that is no failure: one of several things was already as wanted.
+    #[error("{0}")]
+    Notice(String),
     /// The exit status of a container, which speaks for itself.
     #[error("exit status {0}")]
     Silent(u8),
@@ -40,6 +43,7 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Engine(_) | Self::Message(_) => 1,
+            Self::Notice(_) => 0,
             Self::Status { code, .. } | Self::Silent(code) => *code,
         }
     }
@@ -71,9 +75,11 @@ impl From<io::Error> for Failure {
 fn engine_text(error: &client::Error) -> String {
     match error {
         client::Error::Api { message, .. } => format!("Error response from daemon: {message}"),
-        client::Error::Connect { endpoint, source } if source.kind() == io::ErrorKind::PermissionDenied => format!(
-            "permission denied while trying to connect to the Docker daemon socket at {endpoint}: {source}"
-        ),
+        client::Error::Connect { endpoint, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+            format!(
+                "permission denied while trying to connect to the Docker daemon socket at {endpoint}: {source}"
+            )
+        }
         client::Error::Connect { endpoint, .. } => {
             format!("Cannot connect to the Docker daemon at {endpoint}. Is the docker daemon running?")
         }

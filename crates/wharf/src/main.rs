@@ -12,6 +12,7 @@ mod session;
 mod syntax;
 mod template;
 mod terminal;
+mod upload;
 mod verb;
 
 use std::ffi::OsString;

@@ -81,6 +81,18 @@ pub(crate) async fn show(mut documents: Documents, sink: Sink, quiet: bool) -> R
     Ok(())
 }
 
+/// A platform such as `linux/arm64/v8` as the API wants it in a query.
+pub(crate) fn platform_document(text: &str) -> String {
+    let mut parts = text.splitn(3, '/');
+    let mut next = || parts.next().unwrap_or("");
+    let (os, architecture, variant) = (next(), next(), next());
+    let mut document = serde_json::json!({ "os": os, "architecture": architecture });
+    if !variant.is_empty() {
+        document["variant"] = variant.into();
+    }
+    document.to_string()
+}
+
 /// The lines on the terminal.
 struct Board {
     on_terminal: bool,
@@ -99,7 +111,8 @@ impl Board {
             // A file has no use for a bar that grows.
             return if moves { String::new() } else { format!("{}\n", labelled(message)) };
         }
-        let content = if moves { format!("{} {}", labelled(message), bar(&message.detail)) } else { labelled(message) };
+        let content =
+            if moves { format!("{} {}", labelled(message), bar(&message.detail)) } else { labelled(message) };
         if message.id.is_empty() || self.count == 0 && !moves {
             self.lines.clear();
             self.count = 0;

@@ -153,7 +153,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    fn resize(&self, (rows, columns): (u16, u16)) -> Request {
+    pub(crate) fn resize(&self, (rows, columns): (u16, u16)) -> Request {
         let path = match self {
             Self::Container(id) => format!("/containers/{}/resize", escape(id)),
             Self::Exec(id) => format!("/exec/{}/resize", escape(id)),

@@ -116,7 +116,9 @@ impl Entry {
         let mut command = self.command("verb");
         let matches = match command.try_get_matches_from_mut(&args) {
             Ok(matches) => matches,
-            Err(error) => return Err(usage_error(&command, &error, &args, &self.usage_line(spelled), spelled)),
+            Err(error) => {
+                return Err(usage_error(&command, &error, &args, &self.usage_line(spelled), spelled));
+            }
         };
         if matches.get_flag("help") {
             return help::verb(self, &command, spelled);
@@ -140,8 +142,12 @@ impl Entry {
         let complaint = match self.arity {
             Arity::None if count > 0 => "accepts no arguments".to_owned(),
             Arity::Exactly(wanted) if count != wanted => format!("requires {wanted} {}", plural(wanted)),
-            Arity::AtLeast(wanted) if count < wanted => format!("requires at least {wanted} {}", plural(wanted)),
-            Arity::AtMost(wanted) if count > wanted => format!("requires at most {wanted} {}", plural(wanted)),
+            Arity::AtLeast(wanted) if count < wanted => {
+                format!("requires at least {wanted} {}", plural(wanted))
+            }
+            Arity::AtMost(wanted) if count > wanted => {
+                format!("requires at most {wanted} {}", plural(wanted))
+            }
             Arity::Between(low, high) if count < low || count > high => {
                 format!("requires at least {low} and at most {high} {}", plural(high))
             }
@@ -206,13 +212,16 @@ fn number<T: TryFrom<i128>>(function: &str, text: &str) -> std::result::Result<T
         _ => (1, text.strip_prefix('+').unwrap_or(text)),
     };
     let bases = [("0x", 16), ("0X", 16), ("0o", 8), ("0b", 2)];
-    let (digits, radix) =
-        bases.iter().find_map(|(prefix, radix)| Some((digits.strip_prefix(prefix)?, *radix))).unwrap_or((digits, 10));
+    let (digits, radix) = bases
+        .iter()
+        .find_map(|(prefix, radix)| Some((digits.strip_prefix(prefix)?, *radix)))
+        .unwrap_or((digits, 10));
     let value = i128::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with(['+', '-']));
     let Some(value) = value else {
         return Err(format!("strconv.{function}: parsing \"{text}\": invalid syntax"));
     };
-    T::try_from(sign * value).map_err(|_| format!("strconv.{function}: parsing \"{text}\": value out of range"))
+    T::try_from(sign * value)
+        .map_err(|_| format!("strconv.{function}: parsing \"{text}\": value out of range"))
 }
 
 fn go_int(text: &str) -> std::result::Result<i64, String> {

@@ -1,7 +1,38 @@
 //! The verbs, one file each, and the table that finds them.
 
+pub(crate) mod attach;
+pub(crate) mod completion;
 pub(crate) mod create;
+pub(crate) mod df;
+pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod history;
+pub(crate) mod images;
+pub(crate) mod import;
+pub(crate) mod info;
+pub(crate) mod inspect;
+pub(crate) mod kill;
+pub(crate) mod load;
+pub(crate) mod logs;
+pub(crate) mod network;
+pub(crate) mod pause;
+pub(crate) mod port;
+pub(crate) mod prune;
+pub(crate) mod ps;
+pub(crate) mod rename;
+pub(crate) mod restart;
+pub(crate) mod rm;
+pub(crate) mod rmi;
 pub(crate) mod run;
+pub(crate) mod save;
+pub(crate) mod start;
+pub(crate) mod stats;
+pub(crate) mod stop;
+pub(crate) mod tag;
+pub(crate) mod top;
+pub(crate) mod version;
+pub(crate) mod volume;
+pub(crate) mod wait;
 
 use std::ffi::OsString;
 
@@ -9,7 +40,7 @@ use futures_util::{StreamExt, stream};
 
 use crate::{
     cli::Cli,
-    failure::{self, Result},
+    failure::{self, Failure, Result},
     verb::Entry,
 };
 
@@ -24,8 +55,49 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[
 
 /// Every verb there is.
 pub(crate) const VERBS: &[Entry] = &[
+    Entry::of::<attach::Attach>(&["container attach", "attach"]),
     Entry::of::<create::Create>(&["container create", "create"]),
+    Entry::of::<exec::Exec>(&["container exec", "exec"]),
+    Entry::of::<inspect::InspectContainer>(&["container inspect"]),
+    Entry::of::<kill::Kill>(&["container kill", "kill"]),
+    Entry::of::<logs::Logs>(&["container logs", "logs"]),
+    Entry::of::<ps::Ps>(&["container ls", "container list", "container ps", "ps"]),
+    Entry::of::<pause::Pause>(&["container pause", "pause"]),
+    Entry::of::<port::Port>(&["container port", "port"]),
+    Entry::of::<prune::Containers>(&["container prune"]),
+    Entry::of::<rename::Rename>(&["container rename", "rename"]),
+    Entry::of::<restart::Restart>(&["container restart", "restart"]),
+    Entry::of::<rm::Rm>(&["container rm", "container remove", "rm"]),
     Entry::of::<run::Run>(&["container run", "run"]),
+    Entry::of::<start::Start>(&["container start", "start"]),
+    Entry::of::<stats::Stats>(&["container stats", "stats"]),
+    Entry::of::<stop::Stop>(&["container stop", "stop"]),
+    Entry::of::<top::Top>(&["container top", "top"]),
+    Entry::of::<pause::Unpause>(&["container unpause", "unpause"]),
+    Entry::of::<wait::Wait>(&["container wait", "wait"]),
+    Entry::of::<history::History>(&["image history", "history"]),
+    Entry::of::<import::Import>(&["image import", "import"]),
+    Entry::of::<inspect::InspectImage>(&["image inspect"]),
+    Entry::of::<load::Load>(&["image load", "load"]),
+    Entry::of::<images::Images>(&["image ls", "image list", "images"]),
+    Entry::of::<prune::Images>(&["image prune"]),
+    Entry::of::<rmi::Rmi>(&["image rm", "image remove", "rmi"]),
+    Entry::of::<save::Save>(&["image save", "save"]),
+    Entry::of::<tag::Tag>(&["image tag", "tag"]),
+    Entry::of::<inspect::InspectNetwork>(&["network inspect"]),
+    Entry::of::<network::Ls>(&["network ls", "network list"]),
+    Entry::of::<df::Df>(&["system df"]),
+    Entry::of::<events::Events>(&["system events", "events"]),
+    Entry::of::<info::Info>(&["system info", "info"]),
+    Entry::of::<prune::System>(&["system prune"]),
+    Entry::of::<volume::Create>(&["volume create"]),
+    Entry::of::<inspect::InspectVolume>(&["volume inspect"]),
+    Entry::of::<volume::Ls>(&["volume ls", "volume list"]),
+    Entry::of::<prune::Volumes>(&["volume prune"]),
+    Entry::of::<volume::Rm>(&["volume rm", "volume remove"]),
+    Entry::of::<inspect::Inspect>(&["inspect"]),
+    Entry::of::<version::Version>(&["version"]),
+    Entry::of::<completion::Completion>(&["completion"]).hidden(),
 ];
 
 /// What the first words of a command line mean.
@@ -52,7 +124,9 @@ pub(crate) fn lookup(words: &[OsString]) -> Lookup {
     }
     match find(first) {
         Some(entry) => Lookup::Verb { entry, words: 1, spelled: format!("wharf {first}") },
-        None => Lookup::Unknown(words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()),
+        None => {
+            Lookup::Unknown(words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default())
+        }
     }
 }
 
@@ -66,11 +140,13 @@ where
     F: Future<Output = Result>,
 {
     let mut failures = Vec::new();
-    let mut results =
-        stream::iter(names.iter().map(|name| (name, operation(name)))).map(|(name, done)| async move { (name, done.await) }).buffered(PARALLEL);
+    let mut results = stream::iter(names.iter().map(|name| (name, operation(name))))
+        .map(|(name, done)| async move { (name, done.await) })
+        .buffered(PARALLEL);
     while let Some((name, result)) = results.next().await {
         match result {
             Ok(()) => cli.line(name)?,
+            Err(Failure::Notice(text)) => cli.warn(&text),
             Err(failure) => failures.push(failure),
         }
     }

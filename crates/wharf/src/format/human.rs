@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let cases = [(0.0, "0B"), (999.0, "999B"), (1000.0, "1kB"), (1_984_000.0, "1.98MB"), (12_345.0, "12.3kB")];
+        let cases =
+            [(0.0, "0B"), (999.0, "999B"), (1000.0, "1kB"), (1_984_000.0, "1.98MB"), (12_345.0, "12.3kB")];
         for (bytes, expected) in cases {
             assert_eq!(size(bytes), expected);
         }

@@ -51,6 +51,10 @@ impl<R: Row> Object for Cells<R> {
     fn type_name(&self) -> &str {
         R::TYPE
     }
+
+    fn escapes_html(&self) -> bool {
+        true
+    }
 }
 
 /// The headings of a table, as the object its template is first evaluated with.
@@ -81,6 +85,7 @@ impl Object for Headings {
 #[derive(Debug)]
 pub(crate) struct Format {
     table: bool,
+    everything: bool,
     template: Template,
 }
 
@@ -93,18 +98,24 @@ impl Format {
             Some(rest) => (true, rest),
             None => (false, spec),
         };
+        let everything = source.contains("json .");
         let source = match source {
             "json" if !table => "{{json .}}".to_owned(),
             _ => source.trim_matches(' ').replace("\\t", "\t").replace("\\n", "\n"),
         };
         let template = Template::parse("", &source)
             .map_err(|error| Failure::message(format!("failed to parse template: {error}")))?;
-        Ok(Self { table, template })
+        Ok(Self { table, everything, template })
     }
 
     /// Whether the format needs the column.
     pub(crate) fn mentions(&self, column: &str) -> bool {
         self.template.mentions(column)
+    }
+
+    /// Whether the format shows all columns at once, as `{{json .}}` of the user's does.
+    pub(crate) fn shows_everything(&self) -> bool {
+        self.everything
     }
 
     pub(crate) fn is_table(&self) -> bool {
@@ -170,7 +181,10 @@ mod tests {
 
     #[test]
     fn json_is_sorted_and_templates_are_plain() {
-        assert_eq!(show("json"), "{\"Age\":\"1\",\"Name\":\"a\"}\n{\"Age\":\"2\",\"Name\":\"somewhat-longer\"}\n");
+        assert_eq!(
+            show("json"),
+            "{\"Age\":\"1\",\"Name\":\"a\"}\n{\"Age\":\"2\",\"Name\":\"somewhat-longer\"}\n"
+        );
         assert_eq!(show("{{.Age}}:{{.Name}}"), "1:a\n2:somewhat-longer\n");
     }
 

@@ -10,9 +10,9 @@ pub(crate) fn fields(text: &str) -> Parsed<Vec<String>> {
         if let Some(mut quoted) = rest.strip_prefix('"') {
             let mut field = String::new();
             loop {
-                let end = quoted
-                    .find('"')
-                    .ok_or_else(|| "parse error on line 1: extraneous or missing \" in quoted-field".to_owned())?;
+                let end = quoted.find('"').ok_or_else(|| {
+                    "parse error on line 1: extraneous or missing \" in quoted-field".to_owned()
+                })?;
                 field.push_str(&quoted[..end]);
                 quoted = &quoted[end + 1..];
                 match quoted.strip_prefix('"') {

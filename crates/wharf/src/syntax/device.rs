@@ -40,10 +40,12 @@ pub(crate) fn parse(text: &str) -> Parsed<Device> {
 
 /// Checks `type major:minor permissions`.
 pub(crate) fn cgroup_rule(text: &str) -> Parsed<String> {
-    let number = |part: &str| part == "*" || (!part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+    let number =
+        |part: &str| part == "*" || (!part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
     let valid = match text.split(' ').collect::<Vec<_>>().as_slice() {
         [kind, numbers, mode] => {
-            let numbers = numbers.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor));
+            let numbers =
+                numbers.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor));
             ["a", "c", "b"].contains(kind)
                 && numbers
                 && (1..=3).contains(&mode.len())
@@ -98,9 +100,9 @@ pub(crate) fn operation_rate(text: &str) -> Parsed<ThrottleDevice> {
 pub(crate) fn gpus(text: &str) -> Parsed<DeviceRequest> {
     let count = |value: &str| match value {
         "all" => Ok(-1),
-        number => number
-            .parse::<i64>()
-            .map_err(|_| format!("invalid count ({value}): value must be either \"all\" or an integer: invalid syntax")),
+        number => number.parse::<i64>().map_err(|_| {
+            format!("invalid count ({value}): value must be either \"all\" or an integer: invalid syntax")
+        }),
     };
     let list = |value: &str| value.split(',').map(str::to_owned).collect::<Vec<_>>();
     let mut request = DeviceRequest::default();
@@ -135,9 +137,9 @@ mod tests {
     #[test]
     fn devices() {
         let node = |text| match parse(text).unwrap() {
-            Device::Node(node) => {
-                [node.path_on_host, node.path_in_container, node.cgroup_permissions].map(Option::unwrap).join(" ")
-            }
+            Device::Node(node) => [node.path_on_host, node.path_in_container, node.cgroup_permissions]
+                .map(Option::unwrap)
+                .join(" "),
             Device::Interface(name) => name,
         };
         assert_eq!(node("/dev/null"), "/dev/null /dev/null rwm");

@@ -51,7 +51,9 @@ pub(crate) fn variables(files: &[String], flags: &[String]) -> Parsed<Vec<String
 pub(crate) fn labels(files: &[String], flags: &[String]) -> Parsed<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     for file in files {
-        for line in read(file, &|_| Some(String::new())).map_err(|reason| within("label file", file, &reason))? {
+        for line in
+            read(file, &|_| Some(String::new())).map_err(|reason| within("label file", file, &reason))?
+        {
             let (key, value) = line.split_once('=').unwrap_or((&line, ""));
             all.insert(key.to_owned(), value.to_owned());
         }

@@ -36,7 +36,8 @@ mod tests {
 
     #[test]
     fn filters_are_gathered_by_key() {
-        let filters: Vec<Filter> = ["label=a=b", "Label = c", "status=exited"].map(|text| parse(text).unwrap()).into();
+        let filters: Vec<Filter> =
+            ["label=a=b", "Label = c", "status=exited"].map(|text| parse(text).unwrap()).into();
         assert_eq!(to_query(&filters), r#"{"label":{"a=b":true,"c":true},"status":{"exited":true}}"#);
         assert_eq!(to_query(&[]), "");
         assert!(parse("x").is_err());

@@ -7,7 +7,8 @@ use super::{Parsed, units::Duration};
 /// The moment as the API wants it: seconds since 1970, with nanoseconds if given.
 pub(crate) fn parse(text: &str, now: Timestamp) -> Parsed<String> {
     if let Ok(Duration(nanos)) = text.parse() {
-        let moment = i128::from(nanos).checked_neg().map_or(now.as_nanosecond(), |ago| now.as_nanosecond() + ago);
+        let moment =
+            i128::from(nanos).checked_neg().map_or(now.as_nanosecond(), |ago| now.as_nanosecond() + ago);
         return Ok(format!("{}.{:09}", moment.div_euclid(1_000_000_000), moment.rem_euclid(1_000_000_000)));
     }
     if let Ok(timestamp) = text.parse::<Timestamp>() {

@@ -26,8 +26,10 @@ pub(crate) fn parse(text: &str) -> Parsed<Attachment> {
         return Ok(attachment);
     }
     for field in csv::fields(text)? {
-        let (key, value) =
-            field.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| format!("invalid field {field}"))?;
+        let (key, value) = field
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| format!("invalid field {field}"))?;
         let value = value.trim();
         match key.trim().to_lowercase().as_str() {
             "name" => attachment.target = value.to_owned(),
@@ -37,12 +39,14 @@ pub(crate) fn parse(text: &str) -> Parsed<Attachment> {
             "mac-address" => attachment.mac = value.to_owned(),
             "link-local-ip" => attachment.link_local.push(value.to_owned()),
             "driver-opt" => {
-                let (key, value) = value.split_once('=').ok_or("invalid key value pair format in driver options")?;
+                let (key, value) =
+                    value.split_once('=').ok_or("invalid key value pair format in driver options")?;
                 attachment.driver_options.insert(key.to_lowercase(), value.to_owned());
             }
             "gw-priority" => {
-                attachment.gateway_priority =
-                    value.parse().map_err(|_| format!("invalid gw-priority ({value}): value must be an integer"))?;
+                attachment.gateway_priority = value
+                    .parse()
+                    .map_err(|_| format!("invalid gw-priority ({value}): value must be an integer"))?;
             }
             _ => return Err(format!("invalid field key {key}")),
         }

@@ -70,7 +70,9 @@ pub(crate) fn expose(text: &str) -> Parsed<Vec<String>> {
         None => (number(ports)?, number(ports)?),
     };
     if last < first {
-        return Err(format!("invalid range format for --expose: {text}, error: invalid range specified for port: {ports}"));
+        return Err(format!(
+            "invalid range format for --expose: {text}, error: invalid range specified for port: {ports}"
+        ));
     }
     Ok((first..=last).map(|port| format!("{port}/{}", protocol.to_lowercase())).collect())
 }

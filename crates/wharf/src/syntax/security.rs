@@ -34,8 +34,9 @@ pub(crate) fn parse(options: &[String]) -> Parsed<Security> {
 }
 
 fn seccomp_profile(path: &str) -> Parsed<String> {
-    let text = std::fs::read(path)
-        .map_err(|error| format!("opening seccomp profile ({path}) failed: open {path}: {}", plain(&error)))?;
+    let text = std::fs::read(path).map_err(|error| {
+        format!("opening seccomp profile ({path}) failed: open {path}: {}", plain(&error))
+    })?;
     let document: Value = serde_json::from_slice(&text).map_err(|error| {
         // Go names the first character that is no JSON; for other mistakes our parser's words are as good.
         let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
@@ -77,10 +78,19 @@ mod tests {
 
     #[test]
     fn options() {
-        let given = ["no-new-privileges", "apparmor=x", "label:disable", "systempaths=unconfined", "seccomp=unconfined"];
+        let given = [
+            "no-new-privileges",
+            "apparmor=x",
+            "label:disable",
+            "systempaths=unconfined",
+            "seccomp=unconfined",
+        ];
         let security = parse(&given.map(String::from)).unwrap();
         assert!(security.unconfined_system_paths);
-        assert_eq!(security.options, ["no-new-privileges", "apparmor=x", "label:disable", "seccomp=unconfined"]);
+        assert_eq!(
+            security.options,
+            ["no-new-privileges", "apparmor=x", "label:disable", "seccomp=unconfined"]
+        );
         assert_eq!(parse(&["x".into()]).unwrap_err(), "Invalid --security-opt: \"x\"");
         assert_eq!(
             parse(&["seccomp=/nonex".into()]).unwrap_err(),

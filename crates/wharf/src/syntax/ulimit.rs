@@ -5,8 +5,21 @@ use wharf_api::models::ResourcesUlimits;
 use super::Parsed;
 
 const NAMES: [&str; 15] = [
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// Reads one limit; `-1` is no limit.
@@ -29,7 +42,9 @@ pub(crate) fn parse(text: &str) -> Parsed<ResourcesUlimits> {
     };
     if hard != -1 && (soft == -1 || soft > hard) {
         return Err(match soft {
-            -1 => format!("ulimit soft limit must be less than or equal to hard limit: soft: -1 (unlimited), hard: {hard}"),
+            -1 => format!(
+                "ulimit soft limit must be less than or equal to hard limit: soft: -1 (unlimited), hard: {hard}"
+            ),
             _ => format!("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"),
         });
     }

@@ -17,8 +17,9 @@ impl FromStr for Bytes {
         // The characters searched for are single bytes.
         let (number, unit) = text.split_at(last + 1);
         let number = number.strip_suffix(' ').unwrap_or(number);
-        let value: f64 =
-            number.parse().map_err(|_| format!("strconv.ParseFloat: parsing \"{number}\": invalid syntax"))?;
+        let value: f64 = number
+            .parse()
+            .map_err(|_| format!("strconv.ParseFloat: parsing \"{number}\": invalid syntax"))?;
         if value < 0.0 || !value.is_finite() {
             return Err(invalid());
         }
@@ -158,7 +159,12 @@ mod tests {
 
     #[test]
     fn cpus() {
-        let good = [("1", 1_000_000_000), (".5", 500_000_000), ("0.25", 250_000_000), ("1.000000001", 1_000_000_001)];
+        let good = [
+            ("1", 1_000_000_000),
+            (".5", 500_000_000),
+            ("0.25", 250_000_000),
+            ("1.000000001", 1_000_000_001),
+        ];
         for (text, nano) in good {
             assert_eq!(text.parse::<NanoCpus>(), Ok(NanoCpus(nano)), "{text}");
         }
@@ -169,7 +175,8 @@ mod tests {
     #[test]
     fn durations() {
         let second = 1_000_000_000;
-        let good = [("0", 0), ("1s", second), ("1m30s", 90 * second), ("1.5h", 5400 * second), ("-2ms", -2_000_000)];
+        let good =
+            [("0", 0), ("1s", second), ("1m30s", 90 * second), ("1.5h", 5400 * second), ("-2ms", -2_000_000)];
         for (text, nanos) in good {
             assert_eq!(text.parse::<Duration>(), Ok(Duration(nanos)), "{text}");
         }

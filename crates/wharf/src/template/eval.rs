@@ -113,18 +113,26 @@ impl Evaluator<'_> {
         result.map(drop)
     }
 
-    fn range(&mut self, pipe: &Pipe, body: &[Node], otherwise: &[Node], dot: &Value) -> Result<Flow, Failure> {
+    fn range(
+        &mut self,
+        pipe: &Pipe,
+        body: &[Node],
+        otherwise: &[Node],
+        dot: &Value,
+    ) -> Result<Flow, Failure> {
         let value = self.pipe_value(pipe, dot)?;
         let items: Vec<(Value, Value)> = match &value {
-            Value::List(items) => {
-                items.iter().enumerate().map(|(index, item)| (Value::Int(index as i64), item.clone())).collect()
-            }
+            Value::List(items) => items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| (Value::Int(index as i64), item.clone()))
+                .collect(),
             Value::Map(members) => Value::sorted_members(members)
                 .into_iter()
                 .map(|(key, item)| (Value::Str(key), item))
                 .collect(),
             Value::Int(count) => (0..*count).map(|index| (Value::Int(index), Value::Int(index))).collect(),
-            Value::Nil => Vec::new(),
+            Value::Missing | Value::Nil => Vec::new(),
             other => {
                 let mut text = String::new();
                 print_value(other, &mut text);
@@ -218,7 +226,8 @@ impl Evaluator<'_> {
                 }
             }
             let value = last.or(value);
-            return value.ok_or_else(|| fail(format!("wrong number of args for {name}: want at least 1 got 0")));
+            return value
+                .ok_or_else(|| fail(format!("wrong number of args for {name}: want at least 1 got 0")));
         }
         let mut args = self.arguments(rest, dot)?;
         args.extend(last);
@@ -260,7 +269,8 @@ impl Evaluator<'_> {
     }
 
     fn fields(&self, operand: &Operand, mut value: Value, args: &[Value]) -> Result<Value, Failure> {
-        let fail = |message: String| Failure { message, node: operand.to_string(), position: operand.position };
+        let fail =
+            |message: String| Failure { message, node: operand.to_string(), position: operand.position };
         let count = operand.fields.len();
         if count == 0 && !args.is_empty() {
             return Err(fail(format!("can't give argument to non-function {operand}")));
@@ -282,7 +292,7 @@ fn field(value: &Value, name: &str, args: &[Value]) -> Result<Value, String> {
         },
         Value::Map(_) if args.is_empty() => Ok(value.get(name).cloned().unwrap_or_default()),
         Value::Map(_) => Err(format!("{name} is not a method but has arguments")),
-        Value::Nil => Err(format!("nil pointer evaluating interface {{}}.{name}")),
+        Value::Missing | Value::Nil => Err(format!("nil pointer evaluating interface {{}}.{name}")),
         other => Err(unknown(&other.type_name())),
     }
 }

@@ -8,8 +8,8 @@ use super::{
 };
 
 const GO: &[&str] = &[
-    "and", "call", "eq", "ge", "gt", "html", "index", "js", "le", "len", "lt", "ne", "not", "or", "print", "printf",
-    "println", "slice", "urlquery",
+    "and", "call", "eq", "ge", "gt", "html", "index", "js", "le", "len", "lt", "ne", "not", "or", "print",
+    "printf", "println", "slice", "urlquery",
 ];
 const FORMATTING: &[&str] = &["join", "json", "lower", "pad", "split", "title", "truncate", "upper"];
 
@@ -33,7 +33,9 @@ pub(super) fn call(name: &str, args: &[Value]) -> Result<Value, String> {
         "len" => arity(1).and_then(|()| length(&args[0])).map_err(|message| calling(name, &message)),
         "index" => index(args).map_err(|message| calling(name, &message)),
         "slice" => slice(args).map_err(|message| calling(name, &message)),
-        "eq" | "ne" | "lt" | "le" | "gt" | "ge" => compare(name, args).map_err(|message| calling(name, &message)),
+        "eq" | "ne" | "lt" | "le" | "gt" | "ge" => {
+            compare(name, args).map_err(|message| calling(name, &message))
+        }
         "print" => Ok(sprint(args).into()),
         "println" => {
             let texts: Vec<String> = args.iter().map(text).collect();
@@ -65,7 +67,11 @@ pub(super) fn call(name: &str, args: &[Value]) -> Result<Value, String> {
 }
 
 fn calling(name: &str, message: &str) -> String {
-    if message.starts_with("wrong ") { message.to_owned() } else { format!("error calling {name}: {message}") }
+    if message.starts_with("wrong ") {
+        message.to_owned()
+    } else {
+        format!("error calling {name}: {message}")
+    }
 }
 
 fn text(value: &Value) -> String {
@@ -81,7 +87,7 @@ fn wrong_type(wanted: &str, value: &Value) -> String {
 fn string(value: &Value) -> Result<&str, String> {
     match value {
         Value::Str(text) => Ok(text),
-        Value::Nil => Err("invalid value; expected string".into()),
+        Value::Missing | Value::Nil => Err("invalid value; expected string".into()),
         other => Err(wrong_type("string", other)),
     }
 }
@@ -98,7 +104,7 @@ fn length(value: &Value) -> Result<Value, String> {
         Value::Str(text) => text.len(),
         Value::List(items) => items.len(),
         Value::Map(members) => members.len(),
-        Value::Nil => return Err("len of nil pointer".into()),
+        Value::Missing | Value::Nil => return Err("len of nil pointer".into()),
         other => return Err(format!("len of type {}", other.type_name())),
     };
     Ok(Value::Int(i64::try_from(length).unwrap_or(i64::MAX)))
@@ -131,7 +137,7 @@ fn index(args: &[Value]) -> Result<Value, String> {
                 Some(result) => result?,
                 None => return Err(format!("can't index item of type {}", object.type_name())),
             },
-            Value::Nil => return Err("index of untyped nil".into()),
+            Value::Missing | Value::Nil => return Err("index of untyped nil".into()),
             other => return Err(format!("can't index item of type {}", other.type_name())),
         };
     }
@@ -208,12 +214,15 @@ fn order(a: &Value, b: &Value, equality: bool) -> Result<Option<Ordering>, Strin
         (Value::Int(a), Value::Int(b)) => Ok(Some(a.cmp(b))),
         (Value::Float(a), Value::Float(b)) => Ok(a.partial_cmp(b)),
         (Value::Bool(a), Value::Bool(b)) if equality => Ok((a == b).then_some(Ordering::Equal)),
-        (Value::Nil, Value::Nil) if equality => Ok(Some(Ordering::Equal)),
-        (Value::Nil, _) | (_, Value::Nil) if equality => Ok(None),
-        (Value::Int(_) | Value::Float(_) | Value::Str(_), Value::Int(_) | Value::Float(_) | Value::Str(_)) => {
+        (Value::Missing | Value::Nil, Value::Missing | Value::Nil) if equality => Ok(Some(Ordering::Equal)),
+        (Value::Missing | Value::Nil, _) | (_, Value::Missing | Value::Nil) if equality => Ok(None),
+        (
+            Value::Int(_) | Value::Float(_) | Value::Str(_),
+            Value::Int(_) | Value::Float(_) | Value::Str(_),
+        ) => Err("incompatible types for comparison".into()),
+        (Value::Bool(_), _) | (_, Value::Bool(_)) if equality => {
             Err("incompatible types for comparison".into())
         }
-        (Value::Bool(_), _) | (_, Value::Bool(_)) if equality => Err("incompatible types for comparison".into()),
         (other, _) if equality => Err(format!("non-comparable type {}: {other:?}", other.type_name())),
         _ => Err("invalid type for comparison".into()),
     }
@@ -222,7 +231,7 @@ fn order(a: &Value, b: &Value, equality: bool) -> Result<Option<Ordering>, Strin
 fn join(list: &Value, separator: &str) -> Result<Value, String> {
     let items: &[Value] = match list {
         Value::List(items) => items,
-        Value::Nil => &[],
+        Value::Missing | Value::Nil => &[],
         other => return Err(wrong_type("[]string", other)),
     };
     let texts: Vec<String> = items.iter().map(text).collect();

@@ -7,7 +7,7 @@ use super::value::Value;
 /// Appends what `{{.}}` shows.
 pub(super) fn print_value(value: &Value, out: &mut String) {
     match value {
-        Value::Nil => out.push_str("<no value>"),
+        Value::Missing => out.push_str("<no value>"),
         other => verb_v(other, out),
     }
 }
@@ -15,7 +15,7 @@ pub(super) fn print_value(value: &Value, out: &mut String) {
 /// Appends what `%v` shows.
 fn verb_v(value: &Value, out: &mut String) {
     match value {
-        Value::Nil => out.push_str("<nil>"),
+        Value::Missing | Value::Nil => out.push_str("<nil>"),
         Value::Bool(value) => push(out, value),
         Value::Int(value) => push(out, value),
         Value::Float(value) => out.push_str(&float(*value, 21)),
@@ -42,7 +42,19 @@ fn verb_v(value: &Value, out: &mut String) {
             }
             out.push(']');
         }
-        Value::Object(object) => verb_v(&object.members(), out),
+        Value::Object(object) => {
+            // As a struct of Go: the values alone, in order.
+            out.push('{');
+            if let Value::Map(members) = object.members() {
+                for (index, (_, item)) in members.iter().enumerate() {
+                    if index > 0 {
+                        out.push(' ');
+                    }
+                    verb_v(item, out);
+                }
+            }
+            out.push('}');
+        }
     }
 }
 
@@ -173,7 +185,7 @@ fn typed(value: &Value) -> String {
     let mut text = String::new();
     verb_v(value, &mut text);
     match value {
-        Value::Nil => "<nil>".into(),
+        Value::Missing | Value::Nil => "<nil>".into(),
         other => format!("{}={text}", other.type_name()),
     }
 }
@@ -220,9 +232,15 @@ fn formatted(verb: char, value: &Value, spec: &Spec) -> String {
             format!("[{}]", texts.join(" "))
         }
         ('d', Value::Int(value)) => signed(value.to_string()),
-        ('x', Value::Int(value)) => radix(*value, if spec.sharp { "0x" } else { "" }, format!("{:x}", value.unsigned_abs())),
-        ('X', Value::Int(value)) => radix(*value, if spec.sharp { "0X" } else { "" }, format!("{:X}", value.unsigned_abs())),
-        ('o', Value::Int(value)) => radix(*value, if spec.sharp { "0" } else { "" }, format!("{:o}", value.unsigned_abs())),
+        ('x', Value::Int(value)) => {
+            radix(*value, if spec.sharp { "0x" } else { "" }, format!("{:x}", value.unsigned_abs()))
+        }
+        ('X', Value::Int(value)) => {
+            radix(*value, if spec.sharp { "0X" } else { "" }, format!("{:X}", value.unsigned_abs()))
+        }
+        ('o', Value::Int(value)) => {
+            radix(*value, if spec.sharp { "0" } else { "" }, format!("{:o}", value.unsigned_abs()))
+        }
         ('b', Value::Int(value)) => radix(*value, "", format!("{:b}", value.unsigned_abs())),
         ('c', Value::Int(value)) => {
             u32::try_from(*value).ok().and_then(char::from_u32).unwrap_or('\u{fffd}').to_string()
@@ -239,7 +257,7 @@ fn formatted(verb: char, value: &Value, spec: &Spec) -> String {
         ('g', Value::Float(value)) => signed(float(*value, 21)),
         ('t', Value::Bool(value)) => value.to_string(),
         ('T', value) => value.type_name(),
-        (verb, Value::Nil) => format!("%!{verb}(<nil>)"),
+        (verb, Value::Missing | Value::Nil) => format!("%!{verb}(<nil>)"),
         (verb, value) => format!("%!{verb}({})", typed(value)),
     }
 }
@@ -248,7 +266,7 @@ fn radix(value: i64, prefix: &str, digits: String) -> String {
     format!("{}{prefix}{digits}", if value < 0 { "-" } else { "" })
 }
 
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         match c {
@@ -272,9 +290,22 @@ pub(crate) fn to_json(value: &Value) -> String {
     out
 }
 
+/// The same with `<`, `>` and `&` escaped, as Go does unless told otherwise. Docker's listings do, `inspect` does not.
+fn to_html_safe_json(value: &Value) -> String {
+    let mut out = String::new();
+    for c in to_json(value).chars() {
+        match c {
+            // Outside of strings there are none of these.
+            '<' | '>' | '&' => push(&mut out, format_args!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 fn json(value: &Value, out: &mut String) {
     match value {
-        Value::Nil => out.push_str("null"),
+        Value::Missing | Value::Nil => out.push_str("null"),
         Value::Bool(value) => push(out, value),
         Value::Int(value) => push(out, value),
         Value::Float(value) => out.push_str(&json_float(*value)),
@@ -301,6 +332,7 @@ fn json(value: &Value, out: &mut String) {
             }
             out.push('}');
         }
+        Value::Object(object) if object.escapes_html() => out.push_str(&to_html_safe_json(&object.members())),
         Value::Object(object) => json(&object.members(), out),
     }
 }
@@ -396,7 +428,8 @@ mod tests {
 
     #[test]
     fn floats_are_written_as_go_does() {
-        let cases = [(0.5, "0.5"), (1e6, "1000000"), (1e21, "1e+21"), (1.5e-7, "1.5e-07"), (0.0, "0"), (-2.0, "-2")];
+        let cases =
+            [(0.5, "0.5"), (1e6, "1000000"), (1e21, "1e+21"), (1.5e-7, "1.5e-07"), (0.0, "0"), (-2.0, "-2")];
         for (value, expected) in cases {
             assert_eq!(float(value, 21), expected);
         }
@@ -423,6 +456,9 @@ mod tests {
         assert_eq!(sprintf("%s", std::slice::from_ref(&int)), "%!s(int=7)");
         assert_eq!(sprintf("%d", &[]), "%!d(MISSING)");
         assert_eq!(sprintf("x", &[int]), "x%!(EXTRA int=7)");
-        assert_eq!(sprintf("%+d|%x|%6.2f|%-4d|", &[Value::Int(3), "hi".into(), Value::Float(1.5), Value::Int(2)]), "+3|6869|  1.50|2   |");
+        assert_eq!(
+            sprintf("%+d|%x|%6.2f|%-4d|", &[Value::Int(3), "hi".into(), Value::Float(1.5), Value::Int(2)]),
+            "+3|6869|  1.50|2   |"
+        );
     }
 }

@@ -230,7 +230,8 @@ impl Lexer<'_> {
         let mut end = sign;
         let bytes = rest.as_bytes();
         while let Some(byte) = bytes.get(end) {
-            let exponent_sign = matches!(byte, b'+' | b'-') && matches!(bytes[end - 1], b'e' | b'E') && !hexadecimal;
+            let exponent_sign =
+                matches!(byte, b'+' | b'-') && matches!(bytes[end - 1], b'e' | b'E') && !hexadecimal;
             if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_') || (end > sign && exponent_sign) {
                 end += 1;
             } else {

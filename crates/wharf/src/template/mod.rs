@@ -13,7 +13,7 @@ mod lexer;
 mod parser;
 mod value;
 
-pub(crate) use go_format::{json_indent, to_json};
+pub(crate) use go_format::{json_indent, quote, to_json};
 pub(crate) use value::{Object, Value};
 
 use parser::Node;
@@ -127,7 +127,7 @@ mod tests {
             ("{{.Name}}-{{ .Id }}", "web-12"),
             ("{{.Nested.Deep.Er}}", "x"),
             ("{{(index .Ports 1).P}}", "443"),
-            ("{{.On}} {{.Ratio}} {{.Nothing}}", "true 0.5 <no value>"),
+            ("{{.On}} {{.Ratio}} {{.Nothing}} {{.Absent}}", "true 0.5 <nil> <no value>"),
             ("{{.List}} {{.Labels}}", "[b a c] map[a:two z:1]"),
             ("{{.Nested}}", "map[Deep:map[Er:x]]"),
             (r#"{{"a\tb"}}{{`c\n`}}{{'x'}}"#, "a\tbc\\n120"),
@@ -164,7 +164,10 @@ mod tests {
             ("{{len .List}} {{len .Name}} {{len .Labels}}", "3 3 2"),
             ("{{index .List 1}} {{index .Labels \"z\"}}", "a 1"),
             ("{{slice .Name 1 2}}", "e"),
-            ("{{eq .Id 12}} {{ne .Name \"x\"}} {{lt 1 2}} {{ge 2 2}} {{eq .Id 1 2 12}}", "true true true true true"),
+            (
+                "{{eq .Id 12}} {{ne .Name \"x\"}} {{lt 1 2}} {{ge 2 2}} {{eq .Id 1 2 12}}",
+                "true true true true true",
+            ),
             ("{{and .On .Name}} {{or .Empty .Id}} {{not .On}}", "web 12 false"),
             ("{{json .List}} {{json .Nested}}", r#"["b","a","c"] {"Deep":{"Er":"x"}}"#),
             ("{{.Labels | json}}", r#"{"z":"1","a":"two"}"#),
@@ -173,7 +176,10 @@ mod tests {
             ("{{upper .Name}}{{lower \"AB\"}}{{title \"a bc\"}}", "WEBabA Bc"),
             ("{{pad .Name 1 2}}|{{truncate .Name 2}}", " web  |we"),
             ("{{printf \"%s-%05d-%q-%v-%x\" .Name .Id .Name .List 255}}", "web-00012-\"web\"-[b a c]-ff"),
-            ("{{printf \"%.2f %6.1f|%-5s|%5s|%t %%\" 1.005 2.25 \"ab\" \"cd\" true}}", "1.00    2.2|ab   |   cd|true %"),
+            (
+                "{{printf \"%.2f %6.1f|%-5s|%5s|%t %%\" 1.005 2.25 \"ab\" \"cd\" true}}",
+                "1.00    2.2|ab   |   cd|true %",
+            ),
         ]);
         check(&[("{{print 1 2 \"x\" 3}}", "1 2x3"), ("{{println .Id}}", "12\n"), ("{{html \"<\"}}", "&lt;")]);
     }
@@ -186,8 +192,14 @@ mod tests {
             ("{{end}}", "template: :1: unexpected {{end}}"),
             ("{{foo}}", "template: :1: function \"foo\" not defined"),
             ("{{$x}}", "template: :1: undefined variable \"$x\""),
-            ("{{.Name.Foo}}", "template: :1:7: executing \"\" at <.Name.Foo>: can't evaluate field Foo in type string"),
-            ("{{index .List 9}}", "template: :1:2: executing \"\" at <index .List 9>: error calling index: index out of range: 9"),
+            (
+                "{{.Name.Foo}}",
+                "template: :1:7: executing \"\" at <.Name.Foo>: can't evaluate field Foo in type string",
+            ),
+            (
+                "{{index .List 9}}",
+                "template: :1:2: executing \"\" at <index .List 9>: error calling index: index out of range: 9",
+            ),
             ("{{\"a", "template: :1: unterminated quoted string"),
         ]);
     }
@@ -204,6 +216,9 @@ mod tests {
     #[test]
     fn fields_in_use_are_known() {
         let template = Template::parse("", "{{if .A}}{{len .B.C}}{{end}}{{$.D}}").unwrap();
-        assert_eq!(["A", "B", "C", "D", "E"].map(|name| template.mentions(name)), [true, true, false, true, false]);
+        assert_eq!(
+            ["A", "B", "C", "D", "E"].map(|name| template.mentions(name)),
+            [true, true, false, true, false]
+        );
     }
 }

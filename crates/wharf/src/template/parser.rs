@@ -108,7 +108,7 @@ pub(super) fn mentions(nodes: &[Node], name: &str) -> bool {
             let at_top = match &operand.base {
                 Base::Dot => true,
                 Base::Variable(variable) => variable == "$",
-                Base::Pipe(inner) => return self::pipe_mentions(inner, name),
+                Base::Pipe(inner) => return pipe_mentions(inner, name),
                 _ => false,
             };
             at_top && operand.fields.first().is_some_and(|field| field == name)
@@ -155,7 +155,10 @@ enum Stop {
     EndOfText,
     End(usize),
     /// `{{else}}`, or `{{else if …}}` with the keyword still to come.
-    Else { position: usize, chained: Option<String> },
+    Else {
+        position: usize,
+        chained: Option<String>,
+    },
 }
 
 struct Parser {
@@ -268,7 +271,11 @@ impl Parser {
             }
             "template" => {
                 let name = self.name("template clause")?;
-                let pipe = if self.peek() == Some(&Kind::Close) { None } else { Some(self.pipe("template clause")?) };
+                let pipe = if self.peek() == Some(&Kind::Close) {
+                    None
+                } else {
+                    Some(self.pipe("template clause")?)
+                };
                 self.expect(&Kind::Close, "template clause")?;
                 Ok(Some(Node::Call { name, pipe, position }))
             }
@@ -309,7 +316,9 @@ impl Parser {
         match stop {
             Stop::End(_) => self.defined.push((name, nodes)),
             Stop::EndOfText => return self.unexpected(context),
-            Stop::Else { position, .. } => return self.fail(position, format!("unexpected {{{{else}}}} in {context}")),
+            Stop::Else { position, .. } => {
+                return self.fail(position, format!("unexpected {{{{else}}}} in {context}"));
+            }
         }
         Ok(())
     }
@@ -334,7 +343,9 @@ impl Parser {
             }
             Stop::Else { chained: None, .. } => match self.list()? {
                 (nodes, Stop::End(_)) => nodes,
-                (_, Stop::Else { position, .. }) => return self.fail(position, "expected end; found {{else}}"),
+                (_, Stop::Else { position, .. }) => {
+                    return self.fail(position, "expected end; found {{else}}");
+                }
                 (_, Stop::EndOfText) => return self.unexpected(keyword),
             },
             Stop::EndOfText => return self.unexpected(keyword),
@@ -355,7 +366,10 @@ impl Parser {
         loop {
             let command = self.command(context)?;
             if let (Some(first), false) = (command.operands.first(), pipe.commands.is_empty())
-                && matches!(first.base, Base::Nil | Base::Bool(_) | Base::Int(_) | Base::Float(_) | Base::Str(..))
+                && matches!(
+                    first.base,
+                    Base::Nil | Base::Bool(_) | Base::Int(_) | Base::Float(_) | Base::Str(..)
+                )
             {
                 let stage = pipe.commands.len() + 1;
                 let position = first.position;
@@ -467,11 +481,17 @@ impl Parser {
 
     /// The fields that follow an operand without a space.
     fn chain(&mut self, operand: &mut Operand) -> Result<(), Failure> {
-        while let Some(Token { kind: Kind::Field(name), position, spaced: false }) = self.tokens.get(self.next).cloned() {
+        while let Some(Token { kind: Kind::Field(name), position, spaced: false }) =
+            self.tokens.get(self.next).cloned()
+        {
             match operand.base {
-                Base::Dot if operand.fields.is_empty() => return self.fail(position, "unexpected . after term \".\""),
+                Base::Dot if operand.fields.is_empty() => {
+                    return self.fail(position, "unexpected . after term \".\"");
+                }
                 Base::Dot | Base::Variable(_) | Base::Pipe(_) | Base::Function(_) => {}
-                _ => return self.fail(position, format!("unexpected . after term {:?}", operand.to_string())),
+                _ => {
+                    return self.fail(position, format!("unexpected . after term {:?}", operand.to_string()));
+                }
             }
             // As in Go, an error points at the second part of a chain.
             if operand.fields.len() == 1 && matches!(operand.base, Base::Dot) {

@@ -10,8 +10,10 @@ use serde::{
 /// A value as JSON knows it, with the order of an object's members kept, or a row of a listing.
 #[derive(Clone, Default)]
 pub(crate) enum Value {
-    /// JSON's `null`, and what an absent member evaluates to.
+    /// What an absent member of a map evaluates to.
     #[default]
+    Missing,
+    /// JSON's `null`.
     Nil,
     Bool(bool),
     Int(i64),
@@ -30,6 +32,10 @@ pub(crate) trait Object {
     fn members(&self) -> Value;
     /// What errors call this.
     fn type_name(&self) -> &str;
+    /// Whether its JSON hides `<`, `>` and `&`.
+    fn escapes_html(&self) -> bool {
+        false
+    }
 }
 
 impl Value {
@@ -60,6 +66,46 @@ impl Value {
         }
     }
 
+    /// The text of a member, empty if it is no string.
+    pub(crate) fn text(&self, key: &str) -> &str {
+        self.get(key).map_or("", Value::as_str)
+    }
+
+    /// The number of a member, zero if it is none.
+    pub(crate) fn int(&self, key: &str) -> i64 {
+        self.get(key).map_or(0, Value::as_int)
+    }
+
+    /// The items of a member, none if it is no list.
+    pub(crate) fn list(&self, key: &str) -> &[Value] {
+        match self.get(key) {
+            Some(Self::List(items)) => items,
+            _ => &[],
+        }
+    }
+
+    /// The members of a member, none if it is no object.
+    pub(crate) fn entries(&self, key: &str) -> &[(Rc<str>, Value)] {
+        match self.get(key) {
+            Some(Self::Map(members)) => members,
+            _ => &[],
+        }
+    }
+
+    /// Whether a member is true.
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        matches!(self.get(key), Some(Self::Bool(true)))
+    }
+
+    /// The number, or zero for anything else.
+    pub(crate) fn as_int(&self) -> i64 {
+        match self {
+            Self::Int(value) => *value,
+            Self::Float(value) => *value as i64,
+            _ => 0,
+        }
+    }
+
     /// The text of a string, or nothing for anything else.
     pub(crate) fn as_str(&self) -> &str {
         match self {
@@ -71,7 +117,7 @@ impl Value {
     /// Whether `if` takes the branch.
     pub(crate) fn truth(&self) -> bool {
         match self {
-            Self::Nil => false,
+            Self::Missing | Self::Nil => false,
             Self::Bool(value) => *value,
             Self::Int(value) => *value != 0,
             Self::Float(value) => *value != 0.0,
@@ -85,7 +131,7 @@ impl Value {
     /// Go's name of the type a JSON value is decoded to.
     pub(crate) fn type_name(&self) -> String {
         match self {
-            Self::Nil => "interface {}".into(),
+            Self::Missing | Self::Nil => "interface {}".into(),
             Self::Bool(_) => "bool".into(),
             Self::Int(_) => "int".into(),
             Self::Float(_) => "float64".into(),

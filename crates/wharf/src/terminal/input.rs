@@ -3,7 +3,7 @@
 //! Other processes may share the open file, so it must not become non-blocking. Instead a read happens only right after
 //! `poll` said that there is something to read. Files that cannot be waited for (regular ones) never block for long.
 
-use std::io::{self, Read, Stdin};
+use std::io::{self, Stdin};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{Interest, unix::AsyncFd};
@@ -16,7 +16,10 @@ pub(crate) struct Input {
 
 impl Input {
     /// Prepares to read.
-    #[expect(deprecated, reason = "its successor is unsafe, for the sake of types whose descriptor may change")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe, for the sake of types whose descriptor may change"
+    )]
     pub(crate) fn open() -> io::Result<Self> {
         match AsyncFd::with_interest(io::stdin(), Interest::READABLE) {
             Ok(fd) => Ok(Self { ready: Some(fd) }),
@@ -40,7 +43,9 @@ impl Input {
             match read_unbuffered(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A terminal that hung up reads as an error; it is the end of input all the same.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return Ok(0),
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                    return Ok(0);
+                }
                 result => return result,
             }
         }
@@ -49,11 +54,4 @@ impl Input {
 
 fn read_unbuffered(buffer: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::io::read(io::stdin(), buffer)?)
-}
-
-/// Reads standard input to its end, for commands that need all of it.
-pub(crate) fn read_all() -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -50,7 +50,8 @@ pub(crate) fn build(cli: &Cli, client: &Client, flags: &ContainerFlags, verb: &s
         );
         return Err(with_help(125, &reason, verb));
     }
-    spec::build(flags, cli.config(), &client.endpoint().to_string()).map_err(|reason| with_help(125, &reason, verb))
+    spec::build(flags, cli.config(), &client.endpoint().to_string())
+        .map_err(|reason| with_help(125, &reason, verb))
 }
 
 /// A failure of `run` or `create` as a whole: introduced by the program's name, with a hint at the end.
@@ -67,7 +68,12 @@ struct Created {
 }
 
 /// Creates the container, fetching its image if need be, and returns its ID.
-pub(crate) async fn create(cli: &Cli, client: &Client, flags: &ContainerFlags, spec: &Spec) -> Result<String> {
+pub(crate) async fn create(
+    cli: &Cli,
+    client: &Client,
+    flags: &ContainerFlags,
+    spec: &Spec,
+) -> Result<String> {
     let image = reference(&spec.image)?;
     let cidfile = flags.lifecycle.cidfile.as_deref();
     if let Some(path) = cidfile {
@@ -78,7 +84,9 @@ pub(crate) async fn create(cli: &Cli, client: &Client, flags: &ContainerFlags, s
         progress::pull(client, &image, flags).await?;
     }
     let created = match post(client, &flags.lifecycle, &flags.image.platform, spec).await {
-        Err(failure) if failure.is_not_found() && pull != "always" && pull != "never" && !is_id(&spec.image) => {
+        Err(failure)
+            if failure.is_not_found() && pull != "always" && pull != "never" && !is_id(&spec.image) =>
+        {
             if !failure.to_string().contains("No such image") {
                 return Err(failure);
             }
@@ -92,13 +100,21 @@ pub(crate) async fn create(cli: &Cli, client: &Client, flags: &ContainerFlags, s
         cli.warn(&format!("WARNING: {warning}"));
     }
     if let Some(path) = cidfile {
-        let write = std::fs::File::create_new(path).and_then(|mut file| file.write_all(created.id.as_bytes()));
-        write.map_err(|error| Failure::message(format!("failed to write the container ID to {path}: {error}")))?;
+        let write =
+            std::fs::File::create_new(path).and_then(|mut file| file.write_all(created.id.as_bytes()));
+        write.map_err(|error| {
+            Failure::message(format!("failed to write the container ID to {path}: {error}"))
+        })?;
     }
     Ok(created.id)
 }
 
-async fn post(client: &Client, flags: &LifecycleFlags, platform: &Option<String>, spec: &Spec) -> Result<Created> {
+async fn post(
+    client: &Client,
+    flags: &LifecycleFlags,
+    platform: &Option<String>,
+    spec: &Spec,
+) -> Result<Created> {
     let request = Request::post("/containers/create")
         .query_if("name", flags.name.as_deref().unwrap_or(""))
         .query_if("platform", platform.as_deref().unwrap_or(""))

@@ -164,7 +164,9 @@ fn health(flags: &LifecycleFlags) -> Parsed<Option<HealthConfig>> {
     if !given {
         return Ok(None);
     }
-    if let Some((name, _)) = durations.iter().find(|(_, duration)| duration.is_some_and(|duration| duration.0 < 0)) {
+    if let Some((name, _)) =
+        durations.iter().find(|(_, duration)| duration.is_some_and(|duration| duration.0 < 0))
+    {
         return Err(format!("--health-{name} cannot be negative"));
     }
     if flags.health_retries < 0 {
@@ -337,10 +339,17 @@ fn add_open_enumerations(body: &mut Value, flags: &ContainerFlags, bindings: &Bi
     if let Some(isolation) = &flags.security.isolation {
         host["Isolation"] = json!(isolation);
     }
-    let mut mounts: Vec<Value> =
-        flags.storage.mount.iter().map(serde_json::to_value).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    let mut mounts: Vec<Value> = flags
+        .storage
+        .mount
+        .iter()
+        .map(serde_json::to_value)
+        .collect::<Result<_, _>>()
+        .map_err(|e| e.to_string())?;
     if flags.storage.use_api_socket {
-        mounts.push(json!({ "Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock" }));
+        mounts.push(
+            json!({ "Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock" }),
+        );
     }
     if !mounts.is_empty() {
         host["Mounts"] = Value::Array(mounts);
@@ -358,9 +367,9 @@ fn restart_policy(flags: &LifecycleFlags) -> Parsed<(String, i64)> {
         None => (flags.restart.as_str(), 0),
         Some(("", _)) => return Err("invalid restart policy format: no policy provided before colon".into()),
         Some((name, count)) => {
-            let count = count
-                .parse()
-                .map_err(|_| "invalid restart policy format: maximum retry count must be an integer".to_owned())?;
+            let count = count.parse().map_err(|_| {
+                "invalid restart policy format: maximum retry count must be an integer".to_owned()
+            })?;
             (name, count)
         }
     };

@@ -1,0 +1,399 @@
+//! `inspect`: everything the engine knows about things, as JSON or through a template.
+
+use std::rc::Rc;
+
+use wharf_api::client::{Request, escape};
+
+use crate::{
+    cli::Cli,
+    failure::{Failure, Result},
+    template::{Object, Template, Value, json_indent},
+    verb::{Arity, Verb},
+};
+
+/// The exit status of a template that cannot be parsed.
+const BAD_TEMPLATE: u8 = 64;
+
+/// The raw arguments of `inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inspect {
+    /// How to show it: json or a template
+    #[arg(short = 'f', long)]
+    format: Option<String>,
+    /// Show sizes of containers
+    #[arg(short = 's', long)]
+    size: bool,
+    /// Look only for this kind of thing
+    #[arg(long = "type", value_name = "string")]
+    kind: Option<String>,
+    #[arg(hide = true)]
+    names: Vec<String>,
+}
+
+impl Verb for Inspect {
+    const ABOUT: &'static str = "Show everything about containers, images, volumes or networks";
+    const USAGE: &'static str = "[OPTIONS] NAME|ID [NAME|ID...]";
+    const ARITY: Arity = Arity::AtLeast(1);
+
+    async fn run(self, cli: &Cli) -> Result {
+        const KINDS: [(&str, &[Kind]); 5] = [
+            ("", &[Kind::Container, Kind::Image, Kind::Network, Kind::Volume]),
+            ("container", &[Kind::Container]),
+            ("image", &[Kind::Image]),
+            ("network", &[Kind::Network]),
+            ("volume", &[Kind::Volume]),
+        ];
+        let wanted = self.kind.clone().unwrap_or_default();
+        let Some((_, kinds)) = KINDS.iter().find(|(name, _)| *name == wanted) else {
+            return Err(Failure::message(format!(
+                "unknown type: \"{wanted}\": must be one of \"config\", \"container\", \"image\", \"network\", \"node\", \"plugin\", \"secret\", \"service\", \"task\", \"volume\""
+            )));
+        };
+        show(cli, kinds, &self.names, self.format.as_deref(), self.size).await
+    }
+}
+
+/// A kind of thing that can be inspected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Container,
+    Image,
+    Network,
+    Volume,
+}
+
+impl Kind {
+    fn request(self, name: &str, size: bool) -> Request {
+        let name = escape(name);
+        match self {
+            Self::Container => Request::get(format!("/containers/{name}/json")).flag("size", size),
+            Self::Image => Request::get(format!("/images/{name}/json")),
+            Self::Network => Request::get(format!("/networks/{name}")),
+            Self::Volume => Request::get(format!("/volumes/{name}")),
+        }
+    }
+}
+
+macro_rules! inspect_of {
+    ($name:ident, $kind:ident, $about:literal, $usage:literal) => {
+        #[doc = concat!("The raw arguments of inspecting one kind of thing: ", stringify!($kind), ".")]
+        #[derive(Debug, clap::Args)]
+        pub(crate) struct $name {
+            /// How to show it: json or a template
+            #[arg(short = 'f', long)]
+            format: Option<String>,
+            #[arg(hide = true)]
+            names: Vec<String>,
+        }
+
+        impl Verb for $name {
+            const ABOUT: &'static str = $about;
+            const USAGE: &'static str = $usage;
+            const ARITY: Arity = Arity::AtLeast(1);
+
+            async fn run(self, cli: &Cli) -> Result {
+                show(cli, &[Kind::$kind], &self.names, self.format.as_deref(), false).await
+            }
+        }
+    };
+}
+
+inspect_of!(InspectImage, Image, "Show everything about images", "[OPTIONS] IMAGE [IMAGE...]");
+inspect_of!(InspectVolume, Volume, "Show everything about volumes", "[OPTIONS] VOLUME [VOLUME...]");
+
+/// The raw arguments of `container inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectContainer {
+    /// How to show it: json or a template
+    #[arg(short = 'f', long)]
+    format: Option<String>,
+    /// Show sizes
+    #[arg(short = 's', long)]
+    size: bool,
+    #[arg(hide = true)]
+    names: Vec<String>,
+}
+
+impl Verb for InspectContainer {
+    const ABOUT: &'static str = "Show everything about containers";
+    const USAGE: &'static str = "[OPTIONS] CONTAINER [CONTAINER...]";
+    const ARITY: Arity = Arity::AtLeast(1);
+
+    async fn run(self, cli: &Cli) -> Result {
+        show(cli, &[Kind::Container], &self.names, self.format.as_deref(), self.size).await
+    }
+}
+
+/// The raw arguments of `network inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectNetwork {
+    /// How to show it: json or a template
+    #[arg(short = 'f', long)]
+    format: Option<String>,
+    /// Show what other nodes know as well
+    #[arg(short = 'v', long)]
+    verbose: bool,
+    #[arg(hide = true)]
+    names: Vec<String>,
+}
+
+impl Verb for InspectNetwork {
+    const ABOUT: &'static str = "Show everything about networks";
+    const USAGE: &'static str = "[OPTIONS] NETWORK [NETWORK...]";
+    const ARITY: Arity = Arity::AtLeast(1);
+
+    async fn run(self, cli: &Cli) -> Result {
+        show(cli, &[Kind::Network], &self.names, self.format.as_deref(), false).await
+    }
+}
+
+/// Shows each of `names`, looked for as each of `kinds` in turn.
+async fn show(cli: &Cli, kinds: &[Kind], names: &[String], format: Option<&str>, size: bool) -> Result {
+    let template = match format {
+        None | Some("" | "json") => None,
+        Some(source) => Some(
+            Template::parse("", source)
+                .map_err(|error| Failure::status(BAD_TEMPLATE, format!("template parsing error: {error}")))?,
+        ),
+    };
+    let (mut documents, mut text, mut failures) = (Vec::new(), String::new(), Vec::new());
+    for name in names {
+        match find(cli, kinds, name, size).await {
+            Err(failure) => failures.push(failure),
+            Ok(document) => match &template {
+                None => documents.push(document),
+                Some(template) => match render(template, &document, &mut text) {
+                    Ok(()) => text.push('\n'),
+                    Err(failure) => failures.push(failure),
+                },
+            },
+        }
+    }
+    match (&template, format) {
+        (Some(_), _) if text.is_empty() => text.push('\n'),
+        (Some(_), _) => {}
+        (None, Some("json")) => text = format!("[{}]\n", documents.join(",").trim_end()),
+        (None, _) => text = format!("{}\n", json_indent(&format!("[{}]", documents.join(",")), "", "    ")),
+    }
+    cli.print(&text)?;
+    crate::failure::all(failures)
+}
+
+fn render(template: &Template, document: &str, text: &mut String) -> Result {
+    let value = Value::parse_json(document.as_bytes())
+        .map_err(|error| Failure::message(format!("unable to read inspect data: {error}")))?;
+    let before = text.len();
+    template.render(&record("", value), text).map_err(|error| {
+        text.truncate(before);
+        Failure::message(format!("template parsing error: {error}"))
+    })
+}
+
+async fn find(cli: &Cli, kinds: &[Kind], name: &str, size: bool) -> Result<String> {
+    let client = cli.engine().await?;
+    for kind in kinds {
+        match client.send(kind.request(name, size)).await {
+            Ok(response) => {
+                return Ok(String::from_utf8_lossy(&response.bytes().await?).trim_end().to_owned());
+            }
+            Err(error) if kinds.len() > 1 && (error.is_not_found() || error.status() == Some(400)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Failure::message(format!("Error: No such object: {name}")))
+}
+
+/// Members that are maps of the user's, where any key may be asked for; all other objects have fixed fields.
+const MAPS: [&str; 18] = [
+    "Annotations",
+    "Attributes",
+    "Containers",
+    "Data",
+    "DriverOpts",
+    "ExposedPorts",
+    "Labels",
+    "MaskedPaths",
+    "Networks",
+    "Options",
+    "PortBindings",
+    "Ports",
+    "Status",
+    "StorageOpt",
+    "Sysctls",
+    "Tmpfs",
+    "Volumes",
+    "DriverStatus",
+];
+
+/// Members that are lists, which show as `[]` rather than nothing when the engine leaves them out.
+const LISTS: [&str; 36] = [
+    "Aliases",
+    "Args",
+    "Binds",
+    "BlkioDeviceReadBps",
+    "BlkioDeviceReadIOps",
+    "BlkioDeviceWriteBps",
+    "BlkioDeviceWriteIOps",
+    "BlkioWeightDevice",
+    "CapAdd",
+    "CapDrop",
+    "Cmd",
+    "DNSNames",
+    "DeviceCgroupRules",
+    "DeviceRequests",
+    "Devices",
+    "Dns",
+    "DnsOptions",
+    "DnsSearch",
+    "Entrypoint",
+    "Env",
+    "ExecIDs",
+    "ExtraHosts",
+    "GroupAdd",
+    "Layers",
+    "Links",
+    "MaskedPaths",
+    "Mounts",
+    "OnBuild",
+    "ReadonlyPaths",
+    "RepoDigests",
+    "RepoTags",
+    "SecondaryIPAddresses",
+    "SecurityOpt",
+    "Shell",
+    "Ulimits",
+    "VolumesFrom",
+];
+
+/// Members that are absent unless they matter.
+const OPTIONAL: [&str; 14] = [
+    "GraphDriver",
+    "Health",
+    "Healthcheck",
+    "IPAMConfig",
+    "ImageManifestDescriptor",
+    "Init",
+    "MemorySwappiness",
+    "OomKillDisable",
+    "PidsLimit",
+    "SizeRootFs",
+    "SizeRw",
+    "Status",
+    "StopTimeout",
+    "UsageData",
+];
+
+/// Texts that are absent when empty.
+const TEXTS: [&str; 9] = [
+    "Author",
+    "Comment",
+    "CreatedAt",
+    "Domainname",
+    "MacAddress",
+    "Parent",
+    "StopSignal",
+    "Variant",
+    "VirtualSize",
+];
+
+/// An object with fixed fields: asking for another one is an error, as it is for Go's structs.
+struct Record(Value);
+
+impl Object for Record {
+    fn field(&self, name: &str, _args: &[Value]) -> Option<std::result::Result<Value, String>> {
+        Some(match self.0.get(name) {
+            Some(Value::Nil) | None => match empty(name) {
+                Some(value) => Ok(value),
+                None if self.0.get(name).is_some() => Ok(Value::Nil),
+                None => Err(format!("map has no entry for key \"{name}\"")),
+            },
+            Some(value) => Ok(value.clone()),
+        })
+    }
+
+    fn members(&self) -> Value {
+        self.0.clone()
+    }
+
+    fn type_name(&self) -> &str {
+        "struct"
+    }
+}
+
+/// What stands for a member that is `null` or absent.
+fn empty(name: &str) -> Option<Value> {
+    match name {
+        name if LISTS.contains(&name) => Some(Value::List(Rc::new([]))),
+        name if OPTIONAL.contains(&name) => Some(Value::Nil),
+        name if MAPS.contains(&name) => Some(Value::Map(Rc::new([]))),
+        name if TEXTS.contains(&name) => Some("".into()),
+        _ => None,
+    }
+}
+
+/// Makes records of a document's objects, except of those that are maps. `name` is the member `value` was found at.
+pub(crate) fn record(name: &str, value: Value) -> Value {
+    match value {
+        Value::Map(members) => {
+            let within = |key: &str, value: &Value| {
+                // A log driver's settings are a map; a container's are not.
+                let key = if name == "LogConfig" && key == "Config" { "Options" } else { key };
+                record(key, value.clone())
+            };
+            let members: Rc<[(Rc<str>, Value)]> =
+                members.iter().map(|(key, value)| (Rc::clone(key), within(key, value))).collect();
+            if MAPS.contains(&name) {
+                Value::Map(members)
+            } else {
+                Value::Object(Rc::new(Record(Value::Map(members))))
+            }
+        }
+        Value::List(items) => Value::List(items.iter().map(|item| record("", item.clone())).collect()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTAINER: &str = r#"{"Id":"x","State":{"Status":"running","Pid":7},
+        "Config":{"Labels":{"a":"b"},"Env":null},"HostConfig":{"LogConfig":{"Type":"t","Config":{}},"Init":null},
+        "Mounts":[{"Type":"bind","Source":"/a"}],"NetworkSettings":{"Networks":{"bridge":{"IPAddress":"1.2.3.4"}}}}"#;
+
+    fn show(source: &str) -> String {
+        let mut text = String::new();
+        let template = Template::parse("", source).unwrap();
+        match render(&template, CONTAINER, &mut text) {
+            Ok(()) => text,
+            Err(failure) => failure.to_string(),
+        }
+    }
+
+    #[test]
+    fn fields_behave_as_those_of_gos_types() {
+        let cases = [
+            ("{{.State.Pid}} {{.Config.Labels.a}}", "7 b"),
+            ("{{.Config.Labels.zzz}}", "<no value>"),
+            ("{{.HostConfig.LogConfig.Config.foo}}", "<no value>"),
+            ("{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}", "none"),
+            ("{{.State.Health}} {{.HostConfig.Init}} {{.SizeRw}}", "<nil> <nil> <nil>"),
+            ("{{.Config.Env}} {{.HostConfig.Binds}} {{.HostConfig.PortBindings}}", "[] [] map[]"),
+            ("{{range .Mounts}}{{.Source}}{{end}}", "/a"),
+            (
+                "{{range $name, $net := .NetworkSettings.Networks}}{{$name}}={{$net.IPAddress}}{{end}}",
+                "bridge=1.2.3.4",
+            ),
+            ("{{.NetworkSettings.Networks.bridge.IPAddress}}", "1.2.3.4"),
+            ("{{json .State}}", r#"{"Status":"running","Pid":7}"#),
+            ("{{.State}}", "{running 7}"),
+            (
+                "{{.Foo}}",
+                "template parsing error: template: :1:2: executing \"\" at <.Foo>: map has no entry for key \"Foo\"",
+            ),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(show(source), expected, "{source}");
+        }
+    }
+}
