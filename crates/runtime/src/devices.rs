@@ -81,7 +81,14 @@ pub(crate) fn rules(spec: &Spec) -> Result<Vec<DeviceRule>> {
     for device in linux.and_then(|l| l.devices().as_ref()).into_iter().flatten() {
         rules.push(rule(&LinuxDeviceCgroup::from(device))?);
     }
-    Ok(rules)
+    Ok(without_repeats(rules))
+}
+
+/// Engines list the same device several times, and each entry costs a write: only the last of equal rules has an
+/// effect of its own.
+fn without_repeats(rules: Vec<DeviceRule>) -> Vec<DeviceRule> {
+    let last = |(index, rule): &(usize, DeviceRule)| !rules[index + 1..].contains(rule);
+    rules.iter().copied().enumerate().filter(last).map(|(_, rule)| rule).collect()
 }
 
 fn rule(rule: &LinuxDeviceCgroup) -> Result<DeviceRule> {

@@ -21,8 +21,8 @@ use wharf_linux::namespace::{self, Namespaces};
 use wharf_linux::process::{self, Birth, Child};
 use wharf_linux::pty::{self, Pty};
 
-/// Runs a process in a running container and returns when `execve` succeeded or failed.
-pub(crate) fn exec(request: ExecRequest<'_>) -> Result<ExecChild> {
+/// Clones the stage and returns while it works.
+pub(crate) fn begin(request: ExecRequest<'_>) -> Result<Joining> {
     let spec = request.spec;
     let sets = program::capability_sets(request.process);
     let filter = seccomp::filter(request.seccomp, spec, sets.bounding)?;
@@ -57,32 +57,61 @@ pub(crate) fn exec(request: ExecRequest<'_>) -> Result<ExecChild> {
     })
     .context(|| "clone a process".into())?;
     let channel = ours.ok_or_else(Error::protocol)?;
-    listen(&channel, &stage)
+    Ok(Joining { channel, stage: Some(stage), born: None, console: None })
 }
 
-/// Follows the stage and the process to `execve`.
-fn listen(channel: &Channel, stage: &Child) -> Result<ExecChild> {
-    let (mut born, mut console) = (None, None);
-    let failure = loop {
-        match channel.receive() {
-            Ok(Some(Message::Process(pid, pidfd))) => born = Some(Child { pid, pidfd }),
-            Ok(Some(Message::Ready(master))) => console = master,
-            Ok(Some(Message::Failed(error))) => break Some(error),
-            Ok(Some(_)) => break Some(Error::protocol()),
-            Ok(None) => break None,
-            Err(error) => break Some(error),
-        }
-    };
-    let detail = died_detail(stage);
-    match (born, failure) {
-        (Some(Child { pid, pidfd }), None) => Ok(ExecChild { pid, pidfd, console }),
-        (None, None) => Err(Error::Died { what: "the process", detail }),
-        (born, Some(error)) => {
-            if let Some(child) = born {
-                let _ = process::signal(child.pidfd.as_fd(), libc::SIGKILL);
-                let _ = process::wait(child.pidfd.as_fd());
+/// A process on its way into a container. The container can stop it there (it sees it from the moment it is in its pid
+/// namespace), so a caller with other duties waits for [`Joining::as_fd`] to become readable. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Joining {
+    channel: Channel,
+    /// Until it is reaped.
+    stage: Option<Child>,
+    born: Option<Child>,
+    console: Option<OwnedFd>,
+}
+
+impl Joining {
+    /// Readable when [`step`](Self::step) will not wait.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// Takes one piece of news; the outcome, once there is one. Not to be called again after that.
+    pub fn step(&mut self) -> Option<Result<ExecChild>> {
+        match self.channel.receive() {
+            Ok(Some(Message::Process(pid, pidfd))) => self.born = Some(Child { pid, pidfd }),
+            Ok(Some(Message::Ready(master))) => self.console = master,
+            Ok(Some(Message::Failed(error))) | Err(error) => return Some(Err(error)),
+            Ok(Some(_)) => return Some(Err(Error::protocol())),
+            // Both the stage and, by its execve, the process have closed it.
+            Ok(None) => {
+                let detail = self.stage.take().map(|stage| died_detail(&stage)).unwrap_or_default();
+                let Some(Child { pid, pidfd }) = self.born.take() else {
+                    return Some(Err(Error::Died { what: "the process", detail }));
+                };
+                return Some(Ok(ExecChild { pid, pidfd, console: self.console.take() }));
             }
-            Err(error)
+        }
+        None
+    }
+
+    /// Waits for the outcome.
+    pub(crate) fn finish(mut self) -> Result<ExecChild> {
+        loop {
+            if let Some(outcome) = self.step() {
+                return outcome;
+            }
+        }
+    }
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        for child in self.born.take().into_iter().chain(self.stage.take()) {
+            // Both are ours to reap, so they cannot have become others; a zombie takes no signal.
+            let _ = process::signal(child.pidfd.as_fd(), libc::SIGKILL);
+            let _ = process::wait(child.pidfd.as_fd());
         }
     }
 }

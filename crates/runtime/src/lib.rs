@@ -25,6 +25,7 @@ mod user;
 
 pub use create::{cgroup_of, check_id};
 pub use error::{Error, Result};
+pub use exec::Joining;
 pub use oci_spec::runtime as spec;
 pub use resources::limits;
 
@@ -219,7 +220,12 @@ pub struct ExecChild {
 
 /// Runs a process in a running container and returns when `execve` succeeded or failed.
 pub fn exec(request: ExecRequest<'_>) -> Result<ExecChild> {
-    exec::exec(request)
+    exec::begin(request)?.finish()
+}
+
+/// Like [`exec`], but returns while the process is on its way.
+pub fn begin_exec(request: ExecRequest<'_>) -> Result<Joining> {
+    exec::begin(request)
 }
 
 /// Removes a container's control group.

@@ -5,7 +5,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 impl Error {
     pub(super) fn io(operation: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
@@ -36,13 +36,31 @@ pub(super) fn open_dir(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io("open", path, e))
 }
 
-/// Writes a value in one `write`, as these files want it.
-pub(super) fn write(path: &Path, value: &str) -> Result<()> {
-    let file = open_for_writing(path)?;
-    match rustix::io::retry_on_intr(|| rustix::io::write(&file, value.as_bytes())) {
-        Ok(_) => Ok(()),
-        Err(e) => Err(Error::Refused { path: path.to_owned(), value: value.to_owned(), source: e.into() }),
+/// A file that takes settings, one with each `write`.
+pub(super) struct SettingFile {
+    path: PathBuf,
+    file: OwnedFd,
+}
+
+impl SettingFile {
+    pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
+        let path = dir.join(name);
+        open_for_writing(&path).map(|file| Self { path, file })
     }
+
+    pub(super) fn write(&self, value: &str) -> Result<()> {
+        match rustix::io::retry_on_intr(|| rustix::io::write(&self.file, value.as_bytes())) {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                Err(Error::Refused { path: self.path.clone(), value: value.to_owned(), source: e.into() })
+            }
+        }
+    }
+}
+
+/// Writes one value.
+pub(super) fn write(path: &Path, value: &str) -> Result<()> {
+    SettingFile { path: path.to_owned(), file: open_for_writing(path)? }.write(value)
 }
 
 /// Like [`write`]; a file that is not there, because the kernel lacks the feature, is left alone.

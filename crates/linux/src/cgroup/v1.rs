@@ -1,6 +1,6 @@
 //! The v1 controllers.
 
-use super::file::{self, make_dirs, parse_number, write, write_if_there};
+use super::file::{self, SettingFile, make_dirs, parse_number, write, write_if_there};
 use super::types::{BlkioEntry, CpuStats, DeviceValue, MemoryStats, PidsStats, Resources, Stats, Throttling};
 use super::{DeviceKind, DeviceRule, Error, Hierarchy, Layout, Result};
 use std::path::{Path, PathBuf};
@@ -161,10 +161,14 @@ fn blkio(dir: &Path, r: &Resources) -> Result<()> {
 
 fn devices(dir: &Path, rules: &[DeviceRule]) -> Result<()> {
     let part = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let (allow, deny) = (SettingFile::open(dir, "devices.allow")?, SettingFile::open(dir, "devices.deny")?);
     for rule in rules {
         let everything =
             rule.major.is_none() && rule.minor.is_none() && rule.read && rule.write && rule.mknod;
-        let name = if rule.allow { "devices.allow" } else { "devices.deny" };
+        let file = if rule.allow { &allow } else { &deny };
         let kinds: &[char] = match rule.kind {
             DeviceKind::All if everything => &['a'],
             DeviceKind::All => &['b', 'c'],
@@ -176,7 +180,7 @@ fn devices(dir: &Path, rules: &[DeviceRule]) -> Result<()> {
             line.extend(
                 [('r', rule.read), ('w', rule.write), ('m', rule.mknod)].iter().filter(|a| a.1).map(|a| a.0),
             );
-            write(&dir.join(name), &line)?;
+            file.write(&line)?;
         }
     }
     Ok(())

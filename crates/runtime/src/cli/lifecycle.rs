@@ -1,7 +1,7 @@
 //! create, start, run, kill, delete.
 
 use super::args::{Args, Usage};
-use super::state::{self, Place, Record, Status};
+use super::state::{self, Claim, Place, Record, Status};
 use super::{Failure, Globals, Outcome, terminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ const CREATE: Usage<'_> = Usage {
 /// A container that is being made, with what its commands share.
 struct New {
     place: Place,
+    claim: Claim,
     bundle: PathBuf,
     spec: Spec,
     config: String,
@@ -35,8 +36,8 @@ impl New {
         let (spec, config) = state::read_config(&bundle)?;
         let terminal =
             spec.process().as_ref().and_then(wharf_runtime::spec::Process::terminal).unwrap_or(false);
-        let place = Place::claim(globals, &id)?;
-        Ok(Self { place, bundle, spec, config, args, terminal })
+        let (place, claim) = Place::claim(globals, &id)?;
+        Ok(Self { place, claim, bundle, spec, config, args, terminal })
     }
 
     fn request(&self) -> Result<CreateRequest<'_>, Failure> {
@@ -80,7 +81,7 @@ impl New {
             owner: "root".into(),
             annotations: self.spec.annotations().clone().unwrap_or_default(),
         };
-        self.place.save(&record, &self.config)?;
+        self.claim.save(&record, &self.config)?;
         write_pid_file(&self.args, pid)
     }
 }
@@ -199,8 +200,8 @@ pub(super) fn delete(globals: &Globals, words: Vec<String>) -> Outcome {
         Err(_) if force && wharf_runtime::check_id(&id).is_ok() => return Ok(0),
         place => place?,
     };
-    if place.record()?.is_none() {
-        place.remove()?; // a create that died
+    if place.is_unfinished()? {
+        place.remove()?;
         return Ok(0);
     }
     let (record, spec) = place.load()?;

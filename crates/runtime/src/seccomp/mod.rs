@@ -8,7 +8,7 @@ use crate::spec::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, Spec,
 };
 use std::collections::BTreeMap;
-use std::str::FromStr;
+use std::rc::Rc;
 use wharf_linux::capability::Set;
 use wharf_linux::seccomp::{
     ARCH_AARCH64, ARCH_ARM, ARCH_X86, ARCH_X86_64, Action, ArchRules, Compare, Condition, LoadFlags, Policy,
@@ -167,21 +167,60 @@ impl Abi {
         }
     }
 
-    /// The number of a call, if this table has it.
-    fn number(self, name: &str) -> Option<u32> {
-        let number = match self {
-            Self::X86_64 => syscalls::x86_64::Sysno::from_str(name).ok()? as u32,
-            Self::X32 => x32_number(name)?,
-            Self::X86 => syscalls::x86::Sysno::from_str(name).ok()? as u32,
-            Self::Aarch64 => syscalls::aarch64::Sysno::from_str(name).ok()? as u32,
-            Self::Arm => syscalls::arm::Sysno::from_str(name).ok()? as u32,
-        };
-        Some(number)
+    /// Every call of the table with its number. x32's is derived from the 64-bit one.
+    fn calls(self) -> Vec<(&'static str, u32)> {
+        match self {
+            Self::X86_64 | Self::X32 => {
+                syscalls::x86_64::Sysno::iter().map(|s| (s.name(), s as u32)).collect()
+            }
+            Self::X86 => syscalls::x86::Sysno::iter().map(|s| (s.name(), s as u32)).collect(),
+            Self::Aarch64 => syscalls::aarch64::Sysno::iter().map(|s| (s.name(), s as u32)).collect(),
+            Self::Arm => syscalls::arm::Sysno::iter().map(|s| (s.name(), s as u32)).collect(),
+        }
+    }
+}
+
+/// Numbers by name: a profile asks for some four hundred names in each table, on the start path of every container.
+struct Table {
+    slots: Vec<Option<(&'static str, u32)>>,
+}
+
+impl Table {
+    fn new(abi: Abi) -> Self {
+        let calls = abi.calls();
+        let mut slots = vec![None; (calls.len() * 3).next_power_of_two()];
+        for (name, number) in calls {
+            let mut at = Self::hash(name) & (slots.len() - 1);
+            while slots[at].is_some() {
+                at = (at + 1) & (slots.len() - 1);
+            }
+            slots[at] = Some((name, number));
+        }
+        Self { slots }
+    }
+
+    fn number(&self, name: &str) -> Option<u32> {
+        let mut at = Self::hash(name) & (self.slots.len() - 1);
+        while let Some((known, number)) = self.slots[at] {
+            if known == name {
+                return Some(number);
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        None
+    }
+
+    fn hash(name: &str) -> usize {
+        // FNV-1a: short keys, no adversary gains anything from collisions.
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        (hash >> 32) as usize
     }
 }
 
 /// x32 shares the 64-bit table with a bit set, except for calls with structures of other sizes, from 512 on.
-fn x32_number(name: &str) -> Option<u32> {
+fn x32_number(name: &str, shared: Option<u32>) -> Option<u32> {
     const OWN: [&str; 36] = [
         "rt_sigaction",
         "rt_sigreturn",
@@ -220,29 +259,44 @@ fn x32_number(name: &str) -> Option<u32> {
         "preadv2",
         "pwritev2",
     ];
-    let number = match OWN.iter().position(|own| *own == name) {
-        Some(index) => 512 + index as u32,
-        None => syscalls::x86_64::Sysno::from_str(name).ok()? as u32,
-    };
-    Some(number | X32_BIT)
+    let own = OWN.iter().position(|own| *own == name).map(|index| 512 + index as u32);
+    own.or(shared).map(|number| number | X32_BIT)
 }
 
 /// Collects rules by architecture.
 struct Builder {
     default: Action,
-    tables: Vec<(Abi, BTreeMap<u32, Vec<Rule>>)>,
+    abis: Vec<AbiRules>,
+}
+
+struct AbiRules {
+    abi: Abi,
+    /// Shared by the 64-bit and the x32 ABI.
+    numbers: Rc<Table>,
+    rules: BTreeMap<u32, Vec<Rule>>,
 }
 
 impl Builder {
     fn new(default: Action, abis: &[Abi]) -> Self {
-        Self { default, tables: abis.iter().map(|abi| (*abi, BTreeMap::new())).collect() }
+        let mut list: Vec<AbiRules> = Vec::new();
+        for abi in abis {
+            let shared = list
+                .iter()
+                .find(|known| known.abi.audit() == abi.audit())
+                .map(|known| Rc::clone(&known.numbers));
+            let numbers = shared.unwrap_or_else(|| Rc::new(Table::new(*abi)));
+            list.push(AbiRules { abi: *abi, numbers, rules: BTreeMap::new() });
+        }
+        Self { default, abis: list }
     }
 
     /// Adds a rule. Profiles name calls of many architectures and newer kernels: an unknown name says nothing.
     fn rule(&mut self, name: &str, conditions: &[Condition], action: Action) {
-        for (abi, table) in &mut self.tables {
-            if let Some(number) = abi.number(name) {
-                let rules = table.entry(number).or_insert_with(Vec::new);
+        for table in &mut self.abis {
+            let number = table.numbers.number(name);
+            let number = if table.abi == Abi::X32 { x32_number(name, number) } else { number };
+            if let Some(number) = number {
+                let rules = table.rules.entry(number).or_default();
                 rules.push(Rule { conditions: conditions.to_vec(), action });
             }
         }
@@ -251,8 +305,8 @@ impl Builder {
     fn finish(self, flags: LoadFlags) -> Result<Filter> {
         let default = self.default;
         let mut arches: Vec<ArchRules> = Vec::new();
-        for (abi, table) in self.tables {
-            let newest = table.keys().next_back().copied();
+        for AbiRules { abi, rules, .. } in self.abis {
+            let newest = rules.keys().next_back().copied();
             let range_end = if abi == Abi::X86_64 { X32_BIT - 1 } else { u32::MAX };
             let mut ranges = Vec::new();
             // Calls newer than all the profile knows do not exist for the container: programs then use older ones,
@@ -265,10 +319,10 @@ impl Builder {
             }
             match arches.iter_mut().find(|a| a.arch == abi.audit()) {
                 Some(arch) => {
-                    arch.rules.extend(table);
+                    arch.rules.extend(rules);
                     arch.ranges.extend(ranges);
                 }
-                None => arches.push(ArchRules { arch: abi.audit(), rules: table, ranges }),
+                None => arches.push(ArchRules { arch: abi.audit(), rules, ranges }),
             }
         }
         // The 64-bit table without x32: those numbers are refused, not unknown.
