@@ -57,7 +57,7 @@ pub(crate) fn begin(request: ExecRequest<'_>) -> Result<Joining> {
     })
     .context(|| "clone a process".into())?;
     let channel = ours.ok_or_else(Error::protocol)?;
-    Ok(Joining { channel, stage: Some(stage), born: None, console: None })
+    Ok(Joining { channel, stage: Some(stage), born: None, console: None, failure: None })
 }
 
 /// A process on its way into a container. The container can stop it there (it sees it from the moment it is in its pid
@@ -69,6 +69,7 @@ pub struct Joining {
     stage: Option<Child>,
     born: Option<Child>,
     console: Option<OwnedFd>,
+    failure: Option<Error>,
 }
 
 impl Joining {
@@ -82,10 +83,15 @@ impl Joining {
         match self.channel.receive() {
             Ok(Some(Message::Process(pid, pidfd))) => self.born = Some(Child { pid, pidfd }),
             Ok(Some(Message::Ready(master))) => self.console = master,
-            Ok(Some(Message::Failed(error))) | Err(error) => return Some(Err(error)),
+            // The process may fail before the stage has told who it is, and has to be reaped nevertheless.
+            Ok(Some(Message::Failed(error))) => self.failure = Some(error),
             Ok(Some(_)) => return Some(Err(Error::protocol())),
-            // Both the stage and, by its execve, the process have closed it.
+            Err(error) => return Some(Err(error)),
+            // The stage has ended, and the process either or has become the program.
             Ok(None) => {
+                if let Some(error) = self.failure.take() {
+                    return Some(Err(error));
+                }
                 let detail = self.stage.take().map(|stage| died_detail(&stage)).unwrap_or_default();
                 let Some(Child { pid, pidfd }) = self.born.take() else {
                     return Some(Err(Error::Died { what: "the process", detail }));
