@@ -165,7 +165,7 @@ mod tests {
     fn malformed_records_are_refused() {
         for data in [
             &b"path=x\n"[..],
-            b"9 path=x\n",
+            b"8 path=x\n",
             b"11 path=x\n",
             b"10 path=xy",
             b"-9 path=x\n",
