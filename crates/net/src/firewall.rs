@@ -1,9 +1,10 @@
 //! The firewall as a value.
 //!
 //! One `ip` table per engine holds everything: [`Table::build`] makes it from the bridge and the endpoints without
-//! touching the kernel, [`std::fmt::Display`] writes it as `nft` would, [`encode`] turns it into one `nf_tables`
-//! transaction. What a container adds is only elements of the two port maps, and `Table::build` with one endpoint more is
-//! the same table with exactly [`elements`] of that endpoint more: so a live change and a rebuild cannot disagree.
+//! touching the kernel, [`std::fmt::Display`] writes it as `nft` would, `encode` turns it into one `nf_tables`
+//! transaction, [`install`] makes the kernel have it. What a container adds is only elements of the two port maps, and
+//! `Table::build` with one endpoint more is the same table with exactly [`elements`] of that endpoint more: so a live change
+//! and a rebuild cannot disagree.
 //!
 //! What the rules promise (the reasons are in docs/adr/0003):
 //! - a container port answers only through a published address and port, whoever routes to the bridge;
@@ -14,12 +15,14 @@
 //! - what containers send outside leaves with the host's address.
 
 mod encode;
+mod inspect;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use wharf_linux::netlink::{Error, Socket};
 use wharf_model::network::Protocol;
 
 use crate::Endpoint;
@@ -158,6 +161,17 @@ pub(crate) fn elements(endpoint: &Endpoint) -> BTreeMap<Key, Target> {
         (key, Target { address: endpoint.address, port: port.container_port })
     };
     endpoint.ports.iter().map(element).collect()
+}
+
+/// Makes the kernel's table this one, in one transaction. A table of the same shape keeps its maps, for replacing a map
+/// would lose packets that are being looked up; one of another shape, from another version or damaged, is replaced.
+pub(crate) fn install(socket: &mut Socket, table: &Table) -> Result<(), Error> {
+    if let Some(published) = inspect::published(socket, table)?
+        && Transaction::new(&table.name).update(table, &published).commit(socket).is_ok()
+    {
+        return Ok(());
+    }
+    Transaction::new(&table.name).replace(table).commit(socket)
 }
 
 impl Table {

@@ -277,8 +277,9 @@ impl Shared {
         let Names { bridge: name, table, .. } = &self.names;
         let staying = endpoints.iter().filter(|endpoint| !self.removal.is_leaving(&endpoint.container));
         let table = Table::build(table, name, bridge.pool.subnet(), staying);
-        Transaction::new(&table.name).replace(&table).commit(&mut kernel.filter).map_err(|source| {
-            Error::Kernel { action: format!("install the firewall table {}", table.name), source }
+        firewall::install(&mut kernel.filter, &table).map_err(|source| Error::Kernel {
+            action: format!("install the firewall table {}", table.name),
+            source,
         })
     }
 

@@ -193,7 +193,7 @@ fn frames_from_the_wire_do_not_reach_what_is_published_on_loopback() {
     assert!(local.recv(&mut [0; 16]).is_err());
 }
 
-/// NW-06: nobody appears under a loopback address.
+/// NW-06 and NW-05 from the inside: nobody appears under a loopback address, nobody reaches one of the host's.
 #[test]
 fn a_container_cannot_pretend_to_be_the_host() {
     let Some(world) = World::new() else { return };
@@ -202,19 +202,29 @@ fn a_container_cannot_pretend_to_be_the_host() {
     let server = UdpSocket::bind("0.0.0.0:99").unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let bridge = common::mac_of("wharf0");
-    let gateway = rogue.attached.endpoint.gateway;
-    for (source, destination) in [(LOCALHOST, gateway), (LOCALHOST, HOST), (rogue.address(), LOCALHOST)] {
-        let frame = udp_frame(bridge, rogue.attached.endpoint.mac.0, source, destination, 99);
+    let send = |source, destination, mark| {
+        let frame = udp_frame(bridge, rogue.attached.endpoint.mac.0, source, destination, (99, mark));
         send_frame(&rogue.netns, &frame).unwrap();
-    }
-    // The same frame with an honest source arrives, and is the first to do so.
-    let honest = udp_frame(bridge, rogue.attached.endpoint.mac.0, rogue.address(), gateway, 99);
-    send_frame(&rogue.netns, &honest).unwrap();
-    let (_, peer) = server.recv_from(&mut [0; 16]).unwrap();
-    assert_eq!(peer.ip(), rogue.address());
+    };
+    let gateway = rogue.attached.endpoint.gateway;
+    send(LOCALHOST, gateway, 1);
+    send(Ipv4Addr::new(127, 1, 2, 3), HOST, 2);
+    send(rogue.address(), LOCALHOST, 3);
+    send(rogue.address(), Ipv4Addr::new(127, 1, 2, 3), 4);
+    // The same frame without a lie arrives, and is the first to do so.
+    send(rogue.address(), gateway, 5);
+    let mut payload = [0; 4];
+    let (_, peer) = server.recv_from(&mut payload).unwrap();
+    assert_eq!((payload, peer.ip()), ([5; 4], rogue.address().into()));
 }
 
-fn udp_frame(to: [u8; 6], from: [u8; 6], source: Ipv4Addr, destination: Ipv4Addr, port: u16) -> Vec<u8> {
+fn udp_frame(
+    to: [u8; 6],
+    from: [u8; 6],
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    (port, mark): (u16, u8),
+) -> Vec<u8> {
     let mut header = vec![0x45, 0, 0, 32, 0, 1, 0, 0, 64, ipproto::UDP.as_raw().get() as u8, 0, 0];
     header.extend(source.octets());
     header.extend(destination.octets());
@@ -228,7 +238,7 @@ fn udp_frame(to: [u8; 6], from: [u8; 6], source: Ipv4Addr, destination: Ipv4Addr
     frame.extend([0x30, 0x39]);
     frame.extend(port.to_be_bytes());
     // Length, no checksum, four bytes.
-    frame.extend([0, 12, 0, 0, 1, 2, 3, 4]);
+    frame.extend([0, 12, 0, 0, mark, mark, mark, mark]);
     frame
 }
 

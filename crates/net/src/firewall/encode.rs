@@ -11,7 +11,7 @@ use wharf_model::network::Protocol;
 use super::{Action, Chain, Hook, Is, Key, Kind, Map, Match, Point, Rule, Table, Target};
 
 /// `NFNL_SUBSYS_NFTABLES`.
-const SUBSYSTEM: u16 = 10;
+pub(super) const SUBSYSTEM: u16 = 10;
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
 const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
@@ -20,11 +20,12 @@ const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
+const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
 const DELETE_ELEMENT: u16 = 14;
 /// `NFPROTO_IPV4`.
-const IPV4: u8 = 2;
+pub(super) const IPV4: u8 = 2;
 /// Elements of one message: far below the 64 KiB an attribute can hold.
 const ELEMENTS: usize = 500;
 
@@ -62,7 +63,8 @@ impl Transaction {
         socket.transact(&mut self.batch)
     }
 
-    /// Puts the table in the place of one of the same name, or of none.
+    /// Puts the table in the place of one of the same name, or of none. A packet that is on its way through the old
+    /// table at this instant finds its maps empty.
     pub(crate) fn replace(mut self, table: &Table) -> Self {
         self = self.remove();
         self.message(NEW_TABLE, Batch::CREATE, |_| {});
@@ -72,12 +74,24 @@ impl Transaction {
         for chain in &table.chains {
             self.chain(chain);
         }
-        for chain in &table.chains {
-            for rule in &chain.rules {
-                self.rule(chain.name, rule);
-            }
-        }
+        self.rules(table);
         self.add(&table.published)
+    }
+
+    /// Exchanges the rules of a table of the same shape, whose maps hold `published` now. Ports that were published before
+    /// and still are do not notice.
+    pub(crate) fn update(mut self, table: &Table, published: &BTreeMap<Key, Target>) -> Self {
+        for chain in &table.chains {
+            self.chain(chain);
+        }
+        self.message(DELETE_RULE, 0, |_| {});
+        self.rules(table);
+        let differs =
+            |(key, target): &(&Key, &Target), from: &BTreeMap<Key, Target>| from.get(key) != Some(target);
+        let old = published.iter().filter(|element| differs(element, &table.published));
+        self = self.withdraw(old.map(|(key, _)| key));
+        let new = table.published.iter().filter(|element| differs(element, published));
+        self.add(&new.map(|(key, target)| (*key, *target)).collect())
     }
 
     /// Removes the table; none is no error, for it is made first.
@@ -147,6 +161,14 @@ impl Transaction {
                     .string(7, kind);
             }
         });
+    }
+
+    fn rules(&mut self, table: &Table) {
+        for chain in &table.chains {
+            for rule in &chain.rules {
+                self.rule(chain.name, rule);
+            }
+        }
     }
 
     fn rule(&mut self, chain: &str, rule: &Rule) {
@@ -344,7 +366,7 @@ enum PayloadBase {
 }
 
 /// `struct nfgenmsg`.
-const fn header(family: u8, resource: u16) -> [u8; 4] {
+pub(super) const fn header(family: u8, resource: u16) -> [u8; 4] {
     let [high, low] = resource.to_be_bytes();
     [family, 0, high, low]
 }

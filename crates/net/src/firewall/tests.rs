@@ -132,11 +132,23 @@ fn nft_reads_the_rendering_as_the_kernel_reads_the_encoding() {
     }
     let encoded = in_fresh_netns(|| {
         let mut socket = Socket::open(Family::Netfilter).unwrap();
-        // Twice: the second replaces the first.
-        for _ in 0..2 {
-            Transaction::new("wharf").replace(&table).commit(&mut socket).unwrap();
+        // New; then from a table with other elements; then from the same; then replaced as a whole.
+        let mut other = table.clone();
+        other.published.retain(|key, _| key.port % 2 == 0);
+        for target in other.published.values_mut().take(300) {
+            target.port += 1;
         }
-        list_ruleset()
+        install(&mut socket, &other).unwrap();
+        let rest = inspect::published(&mut socket, &table).unwrap();
+        assert_eq!(rest, Some(other.published));
+        for _ in 0..2 {
+            install(&mut socket, &table).unwrap();
+            assert_eq!(inspect::published(&mut socket, &table).unwrap(), Some(table.published.clone()));
+        }
+        let updated = list_ruleset();
+        Transaction::new("wharf").replace(&table).commit(&mut socket).unwrap();
+        assert_eq!(list_ruleset(), updated);
+        updated
     });
     let rendered = in_fresh_netns(|| {
         let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
@@ -147,6 +159,26 @@ fn nft_reads_the_rendering_as_the_kernel_reads_the_encoding() {
     let (Some(encoded), Some(rendered)) = (encoded, rendered) else { return };
     assert_eq!(encoded, rendered);
     assert!(encoded.contains("tcp . 8080 : 172.17.0.2 . 80"), "{encoded}");
+}
+
+#[test]
+fn a_table_of_another_shape_is_replaced() {
+    in_fresh_netns(|| {
+        let mut socket = Socket::open(Family::Netfilter).unwrap();
+        let table = build(&[web()]);
+        assert_eq!(inspect::published(&mut socket, &table).unwrap(), None);
+        let mut other = table.clone();
+        other.chains[1].name = "older";
+        install(&mut socket, &other).unwrap();
+        assert_eq!(inspect::published(&mut socket, &table).unwrap(), None);
+        install(&mut socket, &table).unwrap();
+        // The same names but another hook: the kernel refuses to update such a chain.
+        other = table.clone();
+        other.chains[0].hook = other.chains[4].hook;
+        install(&mut socket, &other).unwrap();
+        install(&mut socket, &table).unwrap();
+        assert_eq!(inspect::published(&mut socket, &table).unwrap(), Some(table.published));
+    });
 }
 
 #[test]
