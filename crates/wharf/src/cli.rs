@@ -167,8 +167,12 @@ async fn dispatch(args: Vec<OsString>) -> Result {
         words.remove(0);
         words.push("--help".into());
     }
-    if cli.globals.help || words.is_empty() || (asks_for_help && words.len() == 1) {
-        return help::top(&command);
+    if cli.globals.help || (asks_for_help && words.len() == 1) {
+        return cli.print(&help::top(&command));
+    }
+    if words.is_empty() {
+        cli.warn(help::top(&command).trim_end());
+        return Ok(());
     }
     cli.globals.check()?;
     match commands::lookup(&words) {
@@ -176,7 +180,11 @@ async fn dispatch(args: Vec<OsString>) -> Result {
             entry.invoke(&cli, &spelled, words.split_off(count)).await
         }
         Lookup::Group { group, spelled } => match words.get(1).and_then(|word| word.to_str()) {
-            None | Some("--help" | "help") => help::group(group, &spelled),
+            Some("--help" | "help") => cli.print(&help::group(group, &spelled)),
+            None => {
+                cli.warn(help::group(group, &spelled).trim_end());
+                Ok(())
+            }
             Some(word) if word.starts_with('-') => Err(Failure::status(
                 125,
                 format!(
@@ -184,7 +192,9 @@ async fn dispatch(args: Vec<OsString>) -> Result {
                 ),
             )),
             Some(word) => Err(Failure::message(format!(
-                "wharf: unknown command: {spelled} {word}\n\nUsage:  {spelled}\n\nRun '{spelled} --help' for more information"
+                "wharf: unknown command: {spelled} {word}\n\nUsage:  {spelled}{}\n\nRun '{spelled} --help' for more information",
+                // Docker's usage line of this group alone says more.
+                if group == "volume" { " COMMAND" } else { "" }
             ))),
         },
         Lookup::Unknown(word) => Err(Failure::message(format!(

@@ -25,8 +25,8 @@ pub(crate) fn verb(entry: &Entry, command: &Command, spelled: &str) -> Result {
     print(&text)
 }
 
-/// Writes the help of a group of verbs, as `wharf container`.
-pub(crate) fn group(group: &str, spelled: &str) -> Result {
+/// The help of a group of verbs, as `wharf container`.
+pub(crate) fn group(group: &str, spelled: &str) -> String {
     let about = commands::GROUPS.iter().find(|(name, _)| *name == group).map_or("", |(_, about)| about);
     let mut text = format!("Usage:  {spelled} COMMAND\n\n{about}\n\nCommands:\n");
     let verbs = commands::VERBS.iter().filter(|entry| !entry.hidden).filter_map(|entry| {
@@ -35,11 +35,11 @@ pub(crate) fn group(group: &str, spelled: &str) -> Result {
     });
     push_commands(&mut text, verbs.collect());
     push(&mut text, format_args!("\nRun '{spelled} COMMAND --help' for more information on a command.\n"));
-    print(&text)
+    text
 }
 
-/// Writes the help of the whole program.
-pub(crate) fn top(globals: &Command) -> Result {
+/// The help of the whole program.
+pub(crate) fn top(globals: &Command) -> String {
     let mut text = String::from("Usage:  wharf [OPTIONS] COMMAND\n\nRun containers\n\nCommon Commands:\n");
     let short = |entry: &&Entry| entry.names.iter().copied().find(|name| !name.contains(' '));
     let visible = || commands::VERBS.iter().filter(|entry| !entry.hidden);
@@ -55,7 +55,7 @@ pub(crate) fn top(globals: &Command) -> Result {
     push_commands(&mut text, named(&|name| !COMMON.contains(&name)));
     push_flags(&mut text, "Global Options", globals);
     text.push_str("\nRun 'wharf COMMAND --help' for more information on a command.\n");
-    print(&text)
+    text
 }
 
 fn print(text: &str) -> Result {

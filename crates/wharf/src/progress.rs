@@ -81,6 +81,14 @@ pub(crate) async fn show(mut documents: Documents, sink: Sink, quiet: bool) -> R
     Ok(())
 }
 
+/// Whether the text can be a platform: one to three words with slashes between.
+pub(crate) fn is_platform(text: &str) -> bool {
+    let word = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-()+".contains(&byte))
+    };
+    text.is_empty() || (text.split('/').count() <= 3 && text.split('/').all(word))
+}
+
 /// A platform such as `linux/arm64/v8` as the API wants it in a query.
 pub(crate) fn platform_document(text: &str) -> String {
     let mut parts = text.splitn(3, '/');

@@ -88,7 +88,7 @@ impl Verb for Attach {
             stdout: true,
             stderr: true,
             tty: subject.tty,
-            detach_keys: run::detach_keys(self.detach_keys.as_deref(), cli)?,
+            detach_keys: run::detach_keys(self.detach_keys.as_deref(), cli, subject.tty)?,
         };
         let main = async {
             let request = Request::post(format!("/containers/{}/attach", escape(&subject.id)))

@@ -36,7 +36,7 @@ impl Verb for Df {
             return cli.print(&verbose(&usage)?);
         }
         let table = "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
-        let format = Format::parse(self.format.as_deref().unwrap_or(""), table)?;
+        let format = Format::parse::<Total>(self.format.as_deref().unwrap_or(""), table)?;
         cli.print(&format.render(summary(&usage))?)
     }
 }
@@ -53,7 +53,7 @@ struct Total {
 }
 
 impl Row for Total {
-    const TYPE: &'static str = "*formatter.diskUsageContext";
+    const TYPE: &'static str = "*formatter.diskUsageImagesContext";
     const COLUMNS: &'static [(&'static str, &'static str)] = &[
         ("Active", "ACTIVE"),
         ("Reclaimable", "RECLAIMABLE"),
@@ -148,12 +148,15 @@ fn verbose(usage: &Value) -> Result<String> {
     );
     let containers_table = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}";
     let images = usage.list("Images").iter().flat_map(|image| images::rows(image, false, true));
-    let images = Format::parse("", &images_table)?.render(images.collect::<Vec<_>>())?;
-    let containers =
-        usage.list("Containers").iter().map(|summary| Container { summary: summary.clone(), truncate: true });
-    let containers = Format::parse("", containers_table)?.render(containers)?;
+    let images = Format::parse::<images::Image>("", &images_table)?.render(images.collect::<Vec<_>>())?;
+    let containers = usage.list("Containers").iter().map(|summary| Container {
+        summary: summary.clone(),
+        truncate: true,
+        own_size_only: true,
+    });
+    let containers = Format::parse::<Container>("", containers_table)?.render(containers)?;
     let volumes = usage.list("Volumes").iter().cloned().map(Volume);
-    let volumes = Format::parse("", "table {{.Name}}\t{{.Links}}\t{{.Size}}")?.render(volumes)?;
+    let volumes = Format::parse::<Volume>("", "table {{.Name}}\t{{.Links}}\t{{.Size}}")?.render(volumes)?;
     let cache: i64 = usage.list("BuildCache").iter().map(|record| record.int("Size")).sum();
     Ok(format!(
         "Images space usage:\n\n{images}\nContainers space usage:\n\n{containers}\nLocal Volumes space usage:\n\n{volumes}\nBuild cache usage: {}\n\n{}",

@@ -40,10 +40,7 @@ impl Verb for Events {
     async fn run(self, cli: &Cli) -> Result {
         let template = match self.format.as_deref() {
             None | Some("" | "json") => None,
-            Some(source) => Some(
-                Template::parse("", source)
-                    .map_err(|error| Failure::status(64, format!("Error parsing format: {error}")))?,
-            ),
+            Some(source) => Some(Template::parse("", source).map_err(bad_format)?),
         };
         let moment = |text: &Option<String>| match text.as_deref() {
             None | Some("") => Ok(String::new()),
@@ -60,10 +57,8 @@ impl Verb for Events {
                 (None, _) => plain(&event),
                 (Some(template), _) => {
                     let mut line = String::new();
-                    let event = super::inspect::record("", named_as_in_go(&event));
-                    template
-                        .render(&event, &mut line)
-                        .map_err(|error| Failure::message(error.to_string()))?;
+                    let event = super::inspect::named_record("*events.Message", named_as_in_go(&event));
+                    template.render(&event, &mut line).map_err(bad_format)?;
                     line
                 }
             };
@@ -71,6 +66,10 @@ impl Verb for Events {
         }
         Ok(())
     }
+}
+
+fn bad_format(error: crate::template::Error) -> Failure {
+    Failure::status(64, format!("Error parsing format: {error}"))
 }
 
 fn plain(event: &Value) -> String {
@@ -132,7 +131,12 @@ mod tests {
         )
         .unwrap();
         let mut line = String::new();
-        template.render(&super::super::inspect::record("", named_as_in_go(&event)), &mut line).unwrap();
+        template
+            .render(
+                &super::super::inspect::named_record("*events.Message", named_as_in_go(&event)),
+                &mut line,
+            )
+            .unwrap();
         assert_eq!(line, "die ab x <no value> 1");
     }
 }

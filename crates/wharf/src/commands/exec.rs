@@ -72,7 +72,7 @@ impl Verb for Exec {
         if !self.detach && self.interactive && self.tty && !terminal::input_is_terminal() {
             return Err(Failure::message("the input device is not a TTY"));
         }
-        let keys = run::detach_keys(self.detach_keys.as_deref(), cli)?;
+        let keys = run::detach_keys(self.detach_keys.as_deref(), cli, self.tty)?;
         let client = cli.engine().await?;
         let path = format!("/containers/{}/exec", escape(&self.container_and_command[0]));
         let request = Request::post(path).json(&self.config()?)?;

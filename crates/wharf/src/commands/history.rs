@@ -46,7 +46,7 @@ impl Verb for History {
                 format!("table {{{{.ID}}}}\t{created}\t{{{{.CreatedBy}}}}\t{{{{.Size}}}}\t{{{{.Comment}}}}")
             }
         };
-        let format = Format::parse(self.format.as_deref().unwrap_or(""), &table)?;
+        let format = Format::parse::<Step>(self.format.as_deref().unwrap_or(""), &table)?;
         let mut request = Request::get(format!("/images/{}/history", escape(&self.image[0])));
         if let Some(platform) = &self.platform {
             request = request.query("platform", progress::platform_document(platform));
@@ -64,7 +64,7 @@ struct Step {
 }
 
 impl Row for Step {
-    const TYPE: &'static str = "*formatter.historyContext";
+    const TYPE: &'static str = "*image.historyContext";
     const COLUMNS: &'static [(&'static str, &'static str)] = &[
         ("Comment", "COMMENT"),
         ("CreatedAt", "CREATED AT"),

@@ -61,7 +61,7 @@ impl Verb for Images {
             _ if self.quiet => String::new(),
             _ => cli.config().images_format.clone(),
         };
-        let format = Format::parse(&spec, &table)?;
+        let format = Format::parse::<Image>(&spec, &table)?;
         let request = Request::get("/images/json")
             .flag("all", self.all)
             .flag("digests", self.digests)
@@ -128,6 +128,7 @@ pub(super) fn rows(summary: &Value, with_digests: bool, truncate: bool) -> Vec<I
 
 impl Row for Image {
     const TYPE: &'static str = "*formatter.imageContext";
+    const RAW: &'static str = "repository: {{.Repository}}\ntag: {{.Tag}}\nimage_id: {{.ID}}\ncreated_at: {{.CreatedAt}}\nvirtual_size: {{.Size}}\n";
     const COLUMNS: &'static [(&'static str, &'static str)] = &[
         ("Containers", "CONTAINERS"),
         ("CreatedAt", "CREATED AT"),

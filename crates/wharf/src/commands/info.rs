@@ -2,7 +2,7 @@
 
 use wharf_api::client::Request;
 
-use super::inspect::record;
+use super::inspect::named_record;
 use crate::{
     cli::Cli,
     failure::{Failure, Result},
@@ -43,7 +43,7 @@ impl Verb for Info {
         match (&template, self.format.as_deref()) {
             (Some(template), _) => {
                 let mut text = String::new();
-                let rendered = template.render(&record("", info), &mut text);
+                let rendered = template.render(&named_record("system.dockerInfo", info), &mut text);
                 cli.line(&text)?;
                 rendered.map_err(|error| Failure::message(error.to_string()))?;
             }

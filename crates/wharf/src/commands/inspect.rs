@@ -296,15 +296,27 @@ const TEXTS: [&str; 9] = [
     "VirtualSize",
 ];
 
+/// Texts of a container's mount that are absent when empty.
+const MOUNT_TEXTS: [&str; 2] = ["Driver", "Name"];
+
 /// An object with fixed fields: asking for another one is an error, as it is for Go's structs.
-struct Record(Value);
+struct Record {
+    members: Value,
+    /// The type an error names, if it is not the JSON document that errors are about.
+    type_name: Option<&'static str>,
+}
 
 impl Object for Record {
     fn field(&self, name: &str, _args: &[Value]) -> Option<std::result::Result<Value, String>> {
-        Some(match self.0.get(name) {
+        let member = self.members.get(name).or_else(|| self.members.get(json_name(name)?));
+        Some(match member {
             Some(Value::Nil) | None => match empty(name) {
                 Some(value) => Ok(value),
-                None if self.0.get(name).is_some() => Ok(Value::Nil),
+                None if MOUNT_TEXTS.contains(&name) && self.members.get("Destination").is_some() => {
+                    Ok("".into())
+                }
+                None if member.is_some() => Ok(Value::Nil),
+                None if self.type_name.is_some() => return None,
                 None => Err(format!("map has no entry for key \"{name}\"")),
             },
             Some(value) => Ok(value.clone()),
@@ -312,11 +324,20 @@ impl Object for Record {
     }
 
     fn members(&self) -> Value {
-        self.0.clone()
+        self.members.clone()
     }
 
     fn type_name(&self) -> &str {
-        "struct"
+        self.type_name.unwrap_or("struct")
+    }
+}
+
+/// The JSON name of a field that Go calls something else.
+fn json_name(go: &str) -> Option<&'static str> {
+    match go {
+        "ID" => Some("Id"),
+        "APIVersion" => Some("ApiVersion"),
+        _ => None,
     }
 }
 
@@ -342,13 +363,24 @@ pub(crate) fn record(name: &str, value: Value) -> Value {
             };
             let members: Rc<[(Rc<str>, Value)]> =
                 members.iter().map(|(key, value)| (Rc::clone(key), within(key, value))).collect();
+            let members = Value::Map(members);
             if MAPS.contains(&name) {
-                Value::Map(members)
+                members
             } else {
-                Value::Object(Rc::new(Record(Value::Map(members))))
+                Value::Object(Rc::new(Record { members, type_name: None }))
             }
         }
         Value::List(items) => Value::List(items.iter().map(|item| record("", item.clone())).collect()),
+        other => other,
+    }
+}
+
+/// The same for a document whose type has a name; members may have theirs by `members`.
+pub(crate) fn named_record(type_name: &'static str, document: Value) -> Value {
+    match record("", document) {
+        Value::Object(object) => {
+            Value::Object(Rc::new(Record { members: object.members(), type_name: Some(type_name) }))
+        }
         other => other,
     }
 }

@@ -38,7 +38,7 @@ impl Verb for Ls {
     async fn run(self, cli: &Cli) -> Result {
         let table = if self.quiet { "{{.ID}}" } else { "table {{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}" };
         let configured = if self.quiet { "" } else { &cli.config().networks_format };
-        let format = Format::parse(self.format.as_deref().unwrap_or(configured), table)?;
+        let format = Format::parse::<Network>(self.format.as_deref().unwrap_or(configured), table)?;
         let request = Request::get("/networks").query_if("filters", filter::to_query(&self.filter));
         let mut networks: Vec<Value> = cli.engine().await?.send(request).await?.json().await?;
         networks.sort_by(|a, b| a.text("Name").cmp(b.text("Name")));
@@ -54,6 +54,8 @@ struct Network {
 
 impl Row for Network {
     const TYPE: &'static str = "*network.networkContext";
+    const RAW: &'static str =
+        "network_id: {{.ID}}\nname: {{.Name}}\ndriver: {{.Driver}}\nscope: {{.Scope}}\n";
     const COLUMNS: &'static [(&'static str, &'static str)] = &[
         ("CreatedAt", "CREATED AT"),
         ("Driver", "DRIVER"),

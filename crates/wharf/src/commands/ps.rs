@@ -59,7 +59,7 @@ impl Verb for Ps {
             (false, true) => (configured, self.default_table()),
             (false, false) => (given, self.default_table()),
         };
-        let format = Format::parse(&spec, &default)?;
+        let format = Format::parse::<Container>(&spec, &default)?;
         let size = self.size || format.mentions("Size") || format.shows_everything();
         let limit = if self.latest && self.last == -1 { 1 } else { self.last };
         let request = Request::get("/containers/json")
@@ -68,7 +68,11 @@ impl Verb for Ps {
             .query_if("limit", if limit > 0 { limit.to_string() } else { String::new() })
             .query_if("filters", filter::to_query(&self.filter));
         let list: Vec<Value> = cli.engine().await?.send(request).await?.json().await?;
-        let rows = list.into_iter().map(|summary| Container { summary, truncate: !self.no_trunc });
+        let rows = list.into_iter().map(|summary| Container {
+            summary,
+            truncate: !self.no_trunc,
+            own_size_only: false,
+        });
         cli.print(&format.render(rows)?)
     }
 }
@@ -83,10 +87,14 @@ impl Ps {
 pub(super) struct Container {
     pub(super) summary: Value,
     pub(super) truncate: bool,
+    /// Whether the size of the image is left out of the size.
+    pub(super) own_size_only: bool,
 }
 
 impl Row for Container {
     const TYPE: &'static str = "*formatter.ContainerContext";
+    const MISTAKES: (&'static str, &'static str) = ("failed to parse template", "failed to execute template");
+    const RAW: &'static str = "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\ncreated_at: {{.CreatedAt}}\nstate: {{.State}}\nstatus: {{.Status}}\nnames: {{.Names}}\nlabels: {{.Labels}}\nports: {{.Ports}}\n";
     const COLUMNS: &'static [(&'static str, &'static str)] = &[
         ("Command", "COMMAND"),
         ("CreatedAt", "CREATED AT"),
@@ -129,6 +137,7 @@ impl Row for Container {
             "Platform" => return Value::Nil,
             "Ports" => ports(summary.list("Ports")),
             "RunningFor" => format!("{} ago", human::since(summary.int("Created"))),
+            "Size" if self.own_size_only => human::size(summary.int("SizeRw") as f64),
             "Size" => size(summary),
             "State" => summary.text("State").to_owned(),
             _ => summary.text("Status").to_owned(),
@@ -275,7 +284,11 @@ mod tests {
     use super::*;
 
     fn container(json: &str) -> Container {
-        Container { summary: Value::parse_json(json.as_bytes()).unwrap(), truncate: true }
+        Container {
+            summary: Value::parse_json(json.as_bytes()).unwrap(),
+            truncate: true,
+            own_size_only: false,
+        }
     }
 
     #[test]

@@ -48,19 +48,21 @@ impl Verb for Run {
         } else if spec.attach.stdin && spec.tty && !terminal::input_is_terminal() {
             return Err(Failure::message("the input device is not a TTY"));
         }
-        let keys = detach_keys(self.detach_keys.as_deref(), cli)?;
+        let keys = detach_keys(self.detach_keys.as_deref(), cli, spec.tty)?;
         self.sig_proxy &= !spec.tty;
         let id = create::create(cli, client, &self.container, &spec).await.map_err(as_run_failure)?;
-        if !spec.attach.any() {
-            client.call(start_request(&id, "")).await.map_err(|error| as_run_failure(error.into()))?;
-            return cli.line(&id);
+        if !spec.attach.stdout && !spec.attach.stderr {
+            cli.line(&id)?;
         }
-        self.attended(cli, client, &spec, &id, keys).await
+        if !spec.attach.any() {
+            return client.call(start_request(&id, "")).await.map_err(|error| as_run_failure(error.into()));
+        }
+        self.attended(client, &spec, &id, keys).await
     }
 }
 
 impl Run {
-    async fn attended(&self, cli: &Cli, client: &Client, spec: &Spec, id: &str, keys: Vec<u8>) -> Result {
+    async fn attended(&self, client: &Client, spec: &Spec, id: &str, keys: Vec<u8>) -> Result {
         let target = Target::Container(id.to_owned());
         let main = async {
             let condition = if spec.auto_remove { "removed" } else { "next-exit" };
@@ -91,11 +93,7 @@ impl Run {
                 End::Closed => exit_status(wait).await,
             }
         };
-        let result = session::attended(client, &target, spec.tty, self.sig_proxy, main).await?;
-        if !spec.attach.stdout && !spec.attach.stderr {
-            cli.line(id)?;
-        }
-        result
+        session::attended(client, &target, spec.tty, self.sig_proxy, main).await?
     }
 }
 
@@ -107,8 +105,11 @@ fn detached(spec: &mut Spec) {
     }
 }
 
-/// The keys that detach: the flag's, the settings', or the usual ones.
-pub(crate) fn detach_keys(flag: Option<&str>, cli: &Cli) -> Result<Vec<u8>> {
+/// The keys that detach: the flag's, the settings', or the usual ones. Only a terminal has keys.
+pub(crate) fn detach_keys(flag: Option<&str>, cli: &Cli, tty: bool) -> Result<Vec<u8>> {
+    if !tty {
+        return Ok(Vec::new());
+    }
     let configured = Some(cli.config().detach_keys.as_str()).filter(|keys| !keys.is_empty());
     detach::parse(flag.or(configured).unwrap_or(detach::DEFAULT))
 }
@@ -163,7 +164,7 @@ pub(crate) async fn exit_status(wait: Response) -> Result {
 /// Gives the engine's refusal the exit status scripts know: 127 for a command that is not there, 126 for one that
 /// cannot be run, 125 for everything else.
 fn as_run_failure(failure: Failure) -> Failure {
-    if !matches!(failure, Failure::Engine(_)) {
+    if !matches!(failure, Failure::Engine(_) | Failure::Message(_)) {
         return failure;
     }
     let text = failure.to_string();

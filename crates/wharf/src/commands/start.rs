@@ -60,7 +60,7 @@ impl Start {
     async fn attended(&self, cli: &Cli, name: &str) -> Result {
         let client: &Client = cli.engine().await?;
         let subject = Subject::look_up(client, name).await?;
-        let keys = run::detach_keys(self.detach_keys.as_deref(), cli)?;
+        let keys = run::detach_keys(self.detach_keys.as_deref(), cli, subject.tty)?;
         let target = Target::Container(subject.id.clone());
         let streams = Streams {
             stdin: self.interactive && subject.open_stdin,

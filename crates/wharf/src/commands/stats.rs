@@ -48,7 +48,7 @@ impl Verb for Stats {
 
     async fn run(self, cli: &Cli) -> Result {
         let configured = cli.config().stats_format.as_str();
-        let format = Format::parse(self.format.as_deref().unwrap_or(configured), TABLE)?;
+        let format = Format::parse::<Usage>(self.format.as_deref().unwrap_or(configured), TABLE)?;
         let client = cli.engine().await?;
         if self.no_stream {
             self.once(cli, client, &format).await

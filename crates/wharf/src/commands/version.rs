@@ -2,7 +2,7 @@
 
 use wharf_api::client::{Client, Request};
 
-use super::inspect::record;
+use super::inspect::named_record;
 use crate::{
     cli::Cli,
     failure::{Failure, Result},
@@ -45,7 +45,7 @@ impl Verb for Version {
         match (&template, self.format.as_deref()) {
             (Some(template), _) => {
                 let mut text = String::new();
-                let rendered = template.render(&record("", both), &mut text);
+                let rendered = template.render(&typed(&both), &mut text);
                 cli.line(&text)?;
                 rendered.map_err(|error| Failure::message(error.to_string()))?;
             }
@@ -54,6 +54,14 @@ impl Verb for Version {
         }
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// The document with the types that errors of templates name.
+fn typed(both: &Value) -> Value {
+    let part = |key| both.get(key).cloned().unwrap_or_default();
+    let client = named_record("system.clientVersion", part("Client"));
+    let server = named_record("*types.Version", part("Server"));
+    named_record("system.versionInfo", Value::map([("Client", client), ("Server", server)]))
 }
 
 /// What this program says about itself.

@@ -89,7 +89,7 @@ impl Verb for Ls {
     async fn run(self, cli: &Cli) -> Result {
         let table = if self.quiet { "{{.Name}}" } else { "table {{.Driver}}\t{{.Name}}" };
         let configured = if self.quiet { "" } else { &cli.config().volumes_format };
-        let format = Format::parse(self.format.as_deref().unwrap_or(configured), table)?;
+        let format = Format::parse::<Volume>(self.format.as_deref().unwrap_or(configured), table)?;
         let request = Request::get("/volumes").query_if("filters", filter::to_query(&self.filter));
         let answer: Value = cli.engine().await?.send(request).await?.json().await?;
         let mut volumes: Vec<Volume> = answer.list("Volumes").iter().cloned().map(Volume).collect();
@@ -103,6 +103,7 @@ pub(super) struct Volume(pub(super) Value);
 
 impl Row for Volume {
     const TYPE: &'static str = "*formatter.volumeContext";
+    const RAW: &'static str = "name: {{.Name}}\ndriver: {{.Driver}}\n";
     const COLUMNS: &'static [(&'static str, &'static str)] = &[
         ("Availability", "AVAILABILITY"),
         ("Driver", "DRIVER"),

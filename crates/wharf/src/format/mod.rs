@@ -17,6 +17,10 @@ use crate::{
 pub(crate) trait Row: 'static {
     /// What errors call this, the name scripts know from Docker.
     const TYPE: &'static str;
+    /// What `--format raw` stands for, if it stands for anything.
+    const RAW: &'static str = "";
+    /// How a template that cannot be parsed and one that cannot be evaluated are introduced.
+    const MISTAKES: (&'static str, &'static str) = ("template parsing error", "template parsing error");
     /// The columns there are and their headings.
     const COLUMNS: &'static [(&'static str, &'static str)];
 
@@ -90,10 +94,14 @@ pub(crate) struct Format {
 }
 
 impl Format {
-    /// Understands the value of `--format`: nothing or `table` for the default table, `table …` for a table of the
-    /// user's, `json`, or a template.
-    pub(crate) fn parse(spec: &str, default_table: &str) -> Result<Self> {
-        let spec = if spec.is_empty() || spec == "table" { default_table } else { spec };
+    /// Understands the value of `--format` for rows of type `R`: nothing or `table` for the default table, `table …` for
+    /// a table of the user's, `json`, `raw`, or a template.
+    pub(crate) fn parse<R: Row>(spec: &str, default_table: &str) -> Result<Self> {
+        let spec = match spec {
+            "" | "table" => default_table,
+            "raw" if !R::RAW.is_empty() => R::RAW,
+            spec => spec,
+        };
         let (table, source) = match spec.strip_prefix("table") {
             Some(rest) => (true, rest),
             None => (false, spec),
@@ -104,7 +112,7 @@ impl Format {
             _ => source.trim_matches(' ').replace("\\t", "\t").replace("\\n", "\n"),
         };
         let template = Template::parse("", &source)
-            .map_err(|error| Failure::message(format!("failed to parse template: {error}")))?;
+            .map_err(|error| Failure::message(format!("{}: {error}", R::MISTAKES.0)))?;
         Ok(Self { table, everything, template })
     }
 
@@ -124,8 +132,7 @@ impl Format {
 
     /// The whole listing as text.
     pub(crate) fn render<R: Row>(&self, rows: impl IntoIterator<Item = R>) -> Result<String> {
-        let failed =
-            |error: crate::template::Error| Failure::message(format!("failed to execute template: {error}"));
+        let failed = |error: crate::template::Error| Failure::message(format!("{}: {error}", R::MISTAKES.1));
         let mut text = String::new();
         if self.table {
             let headings = Value::Object(Rc::new(Headings(R::COLUMNS)));
@@ -161,7 +168,8 @@ mod tests {
 
     fn show(spec: &str) -> String {
         let rows = [Pair("a", "1"), Pair("somewhat-longer", "2")];
-        match Format::parse(spec, "table {{.Name}}\t{{.Age}}").and_then(|format| format.render(rows)) {
+        match Format::parse::<Pair>(spec, "table {{.Name}}\t{{.Age}}").and_then(|format| format.render(rows))
+        {
             Ok(text) => text,
             Err(error) => error.to_string(),
         }
@@ -192,8 +200,8 @@ mod tests {
     fn mistakes_are_explained() {
         assert_eq!(
             show("{{.Foo}}"),
-            "failed to execute template: template: :1:2: executing \"\" at <.Foo>: can't evaluate field Foo in type Pair"
+            "template parsing error: template: :1:2: executing \"\" at <.Foo>: can't evaluate field Foo in type Pair"
         );
-        assert_eq!(show("{{.Foo"), "failed to parse template: template: :1: unclosed action");
+        assert_eq!(show("{{.Foo"), "template parsing error: template: :1: unclosed action");
     }
 }

@@ -7,13 +7,13 @@ pub(crate) const DEFAULT: &str = "ctrl-p,ctrl-q";
 
 /// Reads a sequence such as `ctrl-p,ctrl-q` or `a,b,c`.
 pub(crate) fn parse(text: &str) -> Result<Vec<u8>> {
-    let unknown = |key: &str| Failure::message(format!("Unknown character: '{key}'"));
+    let unknown = || Failure::message(format!("invalid detach keys ({text}) provided"));
     text.split(',')
         .map(|key| match key.as_bytes() {
             [byte] => Ok(*byte),
             _ => match key.to_ascii_lowercase().strip_prefix("ctrl-").map(str::as_bytes) {
                 Some([byte @ (b'a'..=b'z' | b'@' | b'['..=b'_')]) => Ok(byte.to_ascii_uppercase() & 0x1f),
-                _ => Err(unknown(key)),
+                _ => Err(unknown()),
             },
         })
         .collect()
@@ -67,7 +67,7 @@ mod tests {
     fn sequences_parse() {
         assert_eq!(parse(DEFAULT).unwrap(), [16, 17]);
         assert_eq!(parse("a,ctrl-[,ctrl-@").unwrap(), [b'a', 27, 0]);
-        assert_eq!(parse("ctrl-pp").unwrap_err().to_string(), "Unknown character: 'ctrl-pp'");
+        assert_eq!(parse("ctrl-pp").unwrap_err().to_string(), "invalid detach keys (ctrl-pp) provided");
     }
 
     #[test]

@@ -3,7 +3,10 @@
 pub(crate) mod flags;
 pub(crate) mod spec;
 
-use std::io::Write as _;
+use std::{
+    fs::File,
+    io::{self, Write as _},
+};
 
 use serde::Deserialize;
 use wharf_api::client::{Client, Request};
@@ -17,6 +20,7 @@ use crate::{
     cli::Cli,
     failure::{Failure, Result},
     progress,
+    syntax::environment::plain,
     verb::{Arity, Verb},
 };
 
@@ -75,49 +79,97 @@ pub(crate) async fn create(
     spec: &Spec,
 ) -> Result<String> {
     let image = reference(&spec.image)?;
-    let cidfile = flags.lifecycle.cidfile.as_deref();
-    if let Some(path) = cidfile {
-        spec::check_cidfile(path).map_err(Failure::Message)?;
+    if let Some(platform) =
+        flags.image.platform.as_deref().filter(|platform| !progress::is_platform(platform))
+    {
+        return Err(Failure::message(format!(
+            "error parsing specified platform: {platform:?}: cannot parse platform specifier: invalid argument"
+        )));
     }
+    let mut cidfile = flags.lifecycle.cidfile.as_deref().map(CidFile::reserve).transpose()?;
+    let created = request(cli, client, flags, spec, &image).await?;
+    for warning in created.warnings.into_iter().flatten() {
+        cli.warn(&format!("WARNING: {warning}"));
+    }
+    if let Some(file) = &mut cidfile {
+        file.write(&created.id)?;
+    }
+    Ok(created.id)
+}
+
+async fn request(
+    cli: &Cli,
+    client: &Client,
+    flags: &ContainerFlags,
+    spec: &Spec,
+    image: &Reference,
+) -> Result<Created> {
     let pull = flags.image.pull.as_str();
     if pull == "always" {
-        progress::pull(client, &image, flags).await?;
+        progress::pull(client, image, flags).await?;
     }
-    let created = match post(client, &flags.lifecycle, &flags.image.platform, spec).await {
+    match post(client, &flags.lifecycle, flags.image.platform.as_deref(), spec).await {
         Err(failure)
-            if failure.is_not_found() && pull != "always" && pull != "never" && !is_id(&spec.image) =>
+            if failure.is_not_found() && !["always", "never"].contains(&pull) && !is_id(&spec.image) =>
         {
             if !failure.to_string().contains("No such image") {
                 return Err(failure);
             }
             cli.warn(&format!("Unable to find image '{}' locally", image.familiar()));
-            progress::pull(client, &image, flags).await?;
-            post(client, &flags.lifecycle, &flags.image.platform, spec).await?
+            progress::pull(client, image, flags).await?;
+            post(client, &flags.lifecycle, flags.image.platform.as_deref(), spec).await
         }
-        result => result?,
-    };
-    for warning in created.warnings.into_iter().flatten() {
-        cli.warn(&format!("WARNING: {warning}"));
+        result => result,
     }
-    if let Some(path) = cidfile {
-        let write =
-            std::fs::File::create_new(path).and_then(|mut file| file.write_all(created.id.as_bytes()));
-        write.map_err(|error| {
-            Failure::message(format!("failed to write the container ID to {path}: {error}"))
+}
+
+/// The file a container's ID is written to. It is made before the container, and removed again if there is none.
+struct CidFile<'a> {
+    path: &'a str,
+    file: File,
+    written: bool,
+}
+
+impl<'a> CidFile<'a> {
+    fn reserve(path: &'a str) -> Result<Self> {
+        match File::create_new(path) {
+            Ok(file) => Ok(Self { path, file, written: false }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::message(format!(
+                "container ID file found, make sure the other container isn't running or delete {path}"
+            ))),
+            Err(error) => Err(Failure::message(format!(
+                "failed to create the container ID file: open {path}: {}",
+                plain(&error)
+            ))),
+        }
+    }
+
+    fn write(&mut self, id: &str) -> Result {
+        self.file.write_all(id.as_bytes()).map_err(|error| {
+            Failure::message(format!("failed to write the container ID to {}: {}", self.path, plain(&error)))
         })?;
+        self.written = true;
+        Ok(())
     }
-    Ok(created.id)
+}
+
+impl Drop for CidFile<'_> {
+    fn drop(&mut self) {
+        if !self.written {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
 }
 
 async fn post(
     client: &Client,
     flags: &LifecycleFlags,
-    platform: &Option<String>,
+    platform: Option<&str>,
     spec: &Spec,
 ) -> Result<Created> {
     let request = Request::post("/containers/create")
         .query_if("name", flags.name.as_deref().unwrap_or(""))
-        .query_if("platform", platform.as_deref().unwrap_or(""))
+        .query_if("platform", platform.unwrap_or(""))
         .json(&spec.body)?;
     Ok(client.send(request).await?.json().await?)
 }

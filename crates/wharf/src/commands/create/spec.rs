@@ -1,9 +1,6 @@
 //! From flags to the body of a create request.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 use wharf_api::models::{
@@ -431,14 +428,4 @@ fn endpoint(attachment: &Attachment) -> EndpointSettings {
         gw_priority: (attachment.gateway_priority != 0).then_some(attachment.gateway_priority),
         ..EndpointSettings::default()
     }
-}
-
-/// Reserves the file the new container's ID goes to.
-pub(crate) fn check_cidfile(path: &str) -> Parsed<()> {
-    if Path::new(path).exists() {
-        return Err(format!(
-            "container ID file found, make sure the other container isn't running or delete {path}"
-        ));
-    }
-    Ok(())
 }
