@@ -185,10 +185,18 @@ fn the_socket_is_private_and_the_shim_closed_to_others() {
     let mut case = Plan::new(&["sleep", "1000"]).start();
     let socket = case.run_dir().join(SOCKET_FILE);
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-    let abstract_sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
-    assert!(!abstract_sockets.lines().any(|line| line.contains("@wharf")), "{abstract_sockets}");
-    // What is not dumpable belongs to root in /proc, whoever runs it; its descriptors are the ones it needs.
+    // None of its sockets has a name outside of the file system.
     let shim = case.shim.id();
+    let own: Vec<String> = std::fs::read_dir(format!("/proc/{shim}/fd"))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok()?.to_str().map(str::to_owned))
+        .filter_map(|target| Some(format!(" {} ", target.strip_prefix("socket:[")?.strip_suffix("]")?)))
+        .collect();
+    assert!(own.len() >= 2, "{own:?}");
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let named_otherwise = |line: &&str| line.contains('@') && own.iter().any(|inode| line.contains(inode));
+    assert_eq!(sockets.lines().find(named_otherwise), None);
+    // What is not dumpable belongs to root in /proc, whoever runs it; its descriptors are the ones it needs.
     let status = std::fs::read_to_string(format!("/proc/{shim}/status")).unwrap();
     assert!(status.contains("\nThreads:\t1\n"), "{status}");
     // A process of the container sees nothing but itself and its streams.

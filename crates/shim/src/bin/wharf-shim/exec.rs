@@ -6,12 +6,15 @@ use oci_spec::runtime::{Process, Spec};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use wharf_linux::process::{signal, wait};
-use wharf_runtime::{ExecChild, ExecRequest, Running, Seccomp, Stdio};
+use wharf_runtime::{ExecChild, ExecRequest, Joining, Running, Seccomp, Stdio};
 use wharf_shim::protocol::{ExitStatus, FailureKind, MAX_PROCESS, Reply};
 
 use crate::container;
 use crate::failure::Failure;
 use crate::poller::{Interest, Poller, Token};
+
+/// Each is two processes; a container that stops them all shall not fill the machine with them.
+const MAX_PENDING: usize = 64;
 
 /// What [`wharf_shim::protocol::Request::Exec`] asks for.
 #[derive(Debug)]
@@ -27,20 +30,46 @@ pub(crate) struct Wish {
     pub(crate) seccomp_default: bool,
 }
 
+/// The one who asked: where the reply goes, and whose end lets go of the terminal (its program then gets SIGHUP).
+#[derive(Debug, Clone, Copy)]
+struct Asker {
+    /// `None` once it has gone.
+    place: Option<u32>,
+    seq: u64,
+}
+
+/// On its way into the container, which can stop it there: nothing waits for it.
+#[derive(Debug)]
+struct Pending {
+    number: u32,
+    id: String,
+    joining: Joining,
+    asker: Asker,
+    detached: bool,
+}
+
 #[derive(Debug)]
 struct Exec {
     number: u32,
     id: String,
     child: ExecChild,
-    /// The connection that asked; when it goes, so does our hold on the terminal, whose program then gets its SIGHUP.
-    asker: u32,
+    asker: Asker,
     /// Nobody reads the terminal, so the shim does.
     detached: bool,
 }
 
-/// All that run.
+/// A reply that had to wait.
+pub(crate) struct Outcome {
+    /// To whom, unless it has gone.
+    pub(crate) place: Option<u32>,
+    pub(crate) seq: u64,
+    pub(crate) answer: Result<(Reply, Vec<OwnedFd>), Failure>,
+}
+
+/// All that run, or will.
 #[derive(Debug, Default)]
 pub(crate) struct Execs {
+    pending: Vec<Pending>,
     running: Vec<Exec>,
     next: u32,
 }
@@ -48,21 +77,29 @@ pub(crate) struct Execs {
 impl Execs {
     /// Nothing runs.
     pub(crate) fn is_empty(&self) -> bool {
-        self.running.is_empty()
+        self.running.is_empty() && self.pending.is_empty()
     }
 
-    /// Starts one.
-    pub(crate) fn start(
+    /// Begins one; its outcome comes from [`Execs::follow`].
+    pub(crate) fn begin(
         &mut self,
         poller: &Poller,
         init: &Running,
         spec: &Spec,
         wish: Wish,
         fds: Vec<OwnedFd>,
-        asker: u32,
-    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
-        if self.running.iter().any(|exec| exec.id == wish.id) {
+        (place, seq): (u32, u64),
+    ) -> Result<(), Failure> {
+        let taken = |id: &String| *id == wish.id;
+        if self.running.iter().map(|exec| &exec.id).chain(self.pending.iter().map(|exec| &exec.id)).any(taken)
+        {
             return Err(Failure::invalid(format!("an exec with the id {} is running", wish.id)));
+        }
+        if self.pending.len() >= MAX_PENDING {
+            return Err(Failure::new(
+                FailureKind::Internal,
+                "too many processes are on their way into the container",
+            ));
         }
         let mut fds = fds.into_iter();
         let Some(document) = fds.next() else {
@@ -77,7 +114,7 @@ impl Execs {
             (false, Some(stdin), Some(stdout), Some(stderr), None) => Stdio::Fds([stdin, stdout, stderr]),
             _ => return Err(Failure::invalid("an exec needs no descriptors, or three")),
         };
-        let child = wharf_runtime::exec(ExecRequest {
+        let joining = wharf_runtime::begin_exec(ExecRequest {
             init_pid: init.pid,
             init_pidfd: init.pidfd.as_fd(),
             spec,
@@ -89,20 +126,37 @@ impl Execs {
             default_home: wish.default_home,
             preserve_fds: 0,
         })?;
-        let pid = child.pid;
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        match watch(poller, &child, number, wish.detach) {
-            Ok(given) => {
-                self.running.push(Exec { number, id: wish.id, child, asker, detached: wish.detach });
-                Ok((Reply::ExecStarted { pid }, given))
+        poller.add(joining.as_fd(), Token::Joining(number), Interest::Read)?;
+        let asker = Asker { place: Some(place), seq };
+        self.pending.push(Pending { number, id: wish.id, joining, asker, detached: wish.detach });
+        Ok(())
+    }
+
+    /// There is news of one on its way.
+    pub(crate) fn follow(&mut self, poller: &Poller, number: u32) -> Option<Outcome> {
+        let index = self.pending.iter().position(|pending| pending.number == number)?;
+        let outcome = self.pending[index].joining.step()?;
+        let Pending { id, joining, asker, detached, .. } = self.pending.swap_remove(index);
+        poller.remove(joining.as_fd());
+        let answer = outcome.map_err(Failure::from).and_then(|child| {
+            let pid = child.pid;
+            match watch(poller, &child, number, asker, detached) {
+                Ok(given) => {
+                    let mut exec = Exec { number, id, child, asker, detached };
+                    exec.let_go();
+                    self.running.push(exec);
+                    Ok((Reply::ExecStarted { pid }, given))
+                }
+                Err(failure) => {
+                    // Nobody would reap it.
+                    let _ended = signal(child.pidfd.as_fd(), 9).and_then(|()| wait(child.pidfd.as_fd()));
+                    Err(failure)
+                }
             }
-            Err(failure) => {
-                // Nobody would reap it.
-                let _ended = signal(child.pidfd.as_fd(), 9).and_then(|()| wait(child.pidfd.as_fd()));
-                Err(failure)
-            }
-        }
+        });
+        Some(Outcome { place: asker.place, seq: asker.seq, answer })
     }
 
     /// Reaps the one with this number: its id and how it ended.
@@ -142,8 +196,12 @@ impl Execs {
 
     /// A connection has gone.
     pub(crate) fn forget_asker(&mut self, place: u32) {
-        for exec in self.running.iter_mut().filter(|exec| exec.asker == place && !exec.detached) {
-            exec.child.console = None;
+        for pending in self.pending.iter_mut().filter(|pending| pending.asker.place == Some(place)) {
+            pending.asker.place = None;
+        }
+        for exec in self.running.iter_mut().filter(|exec| exec.asker.place == Some(place)) {
+            exec.asker.place = None;
+            exec.let_go();
         }
     }
 
@@ -166,8 +224,23 @@ impl Execs {
     }
 }
 
+impl Exec {
+    /// Lets go of a terminal whose asker has gone.
+    fn let_go(&mut self) {
+        if self.asker.place.is_none() && !self.detached {
+            self.child.console = None;
+        }
+    }
+}
+
 /// Waits for the child's end, and for its terminal's output if nobody else will; gives what goes to the asker.
-fn watch(poller: &Poller, child: &ExecChild, number: u32, detach: bool) -> Result<Vec<OwnedFd>, Failure> {
+fn watch(
+    poller: &Poller,
+    child: &ExecChild,
+    number: u32,
+    asker: Asker,
+    detach: bool,
+) -> Result<Vec<OwnedFd>, Failure> {
     poller.add(&child.pidfd, Token::Exec(number), Interest::Read)?;
     let Some(console) = &child.console else {
         return Ok(Vec::new());
@@ -175,6 +248,9 @@ fn watch(poller: &Poller, child: &ExecChild, number: u32, detach: bool) -> Resul
     container::unblock(console)?;
     if detach {
         poller.add(console, Token::Discard(number), Interest::ReadEdge)?;
+        return Ok(Vec::new());
+    }
+    if asker.place.is_none() {
         return Ok(Vec::new());
     }
     Ok(vec![console.try_clone().map_err(Failure::on("share the terminal"))?])

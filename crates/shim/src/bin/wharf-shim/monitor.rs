@@ -42,7 +42,8 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Requests of one connection answered before anything else is looked at.
 const BURST: usize = 16;
 
-type Answer = Result<(Reply, Vec<OwnedFd>), Failure>;
+/// `None` if the reply comes later.
+type Answer = Result<Option<(Reply, Vec<OwnedFd>)>, Failure>;
 
 enum Phase {
     Created {
@@ -195,6 +196,7 @@ impl Monitor {
             // Room in its queue: the flush that follows every batch uses it.
             Token::Connection(_) => {}
             Token::Exec(number) => self.exec_ended(number),
+            Token::Joining(number) => self.exec_moved(number),
             Token::Discard(number) => self.execs.discard(number),
         }
     }
@@ -218,10 +220,12 @@ impl Monitor {
         for _ in 0..BURST {
             match self.connections.receive(place) {
                 Incoming::Request(envelope, fds) => {
-                    let (reply, fds) = self
-                        .answer(place, envelope.body, fds)
-                        .unwrap_or_else(|failure| (failure.reply(), Vec::new()));
-                    self.connections.reply(place, envelope.seq, reply, fds);
+                    let seq = envelope.seq;
+                    match self.answer((place, seq), envelope.body, fds) {
+                        Ok(None) => {}
+                        Ok(Some((reply, fds))) => self.connections.reply(place, seq, reply, fds),
+                        Err(failure) => self.connections.reply(place, seq, failure.reply(), Vec::new()),
+                    }
                     // Usually it goes at once, and the next request can be read.
                     self.flush();
                 }
@@ -255,9 +259,10 @@ impl Monitor {
         }
     }
 
-    fn answer(&mut self, place: u32, request: Request, fds: Vec<OwnedFd>) -> Answer {
+    fn answer(&mut self, asker: (u32, u64), request: Request, fds: Vec<OwnedFd>) -> Answer {
+        let place = asker.0;
         match request {
-            Request::Hello { .. } => return Ok((self.hello(), Vec::new())),
+            Request::Hello { .. } => return Ok(Some((self.hello(), Vec::new()))),
             Request::Start => return self.start(fds),
             Request::Hold => self.held.extend(fds),
             Request::Signal { exec: Some(id), signal } => self.execs.signal(&id, signal)?,
@@ -278,7 +283,7 @@ impl Monitor {
             } => {
                 let wish =
                     Wish { id, terminal, rows, cols, detach, user, groups, default_home, seccomp_default };
-                return self.exec(place, wish, fds);
+                return self.exec(asker, wish, fds);
             }
             Request::Resize { exec: Some(id), rows, cols } => self.execs.resize(&id, rows, cols)?,
             Request::Resize { exec: None, rows, cols } => {
@@ -301,7 +306,7 @@ impl Monitor {
                 _ => self.leave(None),
             },
         }
-        Ok((Reply::Ok, Vec::new()))
+        Ok(Some((Reply::Ok, Vec::new())))
     }
 
     fn hello(&self) -> Reply {
@@ -368,7 +373,7 @@ impl Monitor {
         self.held.extend(fds);
         self.owner = None;
         self.started_at_ns = now_ns();
-        Ok((Reply::Started { at_ns: self.started_at_ns }, Vec::new()))
+        Ok(Some((Reply::Started { at_ns: self.started_at_ns }, Vec::new())))
     }
 
     /// The container will never start.
@@ -377,12 +382,13 @@ impl Monitor {
         Err(failure)
     }
 
-    fn exec(&mut self, place: u32, wish: Wish, fds: Vec<OwnedFd>) -> Answer {
+    fn exec(&mut self, asker: (u32, u64), wish: Wish, fds: Vec<OwnedFd>) -> Answer {
         let Phase::Running(init) = &self.phase else {
             return Err(Failure::not_running("the container is not running"));
         };
         let spec = container::load_spec(&self.config, self.score)?;
-        self.execs.start(&self.poller, init, &spec, wish, fds, place)
+        self.execs.begin(&self.poller, init, &spec, wish, fds, asker)?;
+        Ok(None)
     }
 
     fn open_stdin(&mut self, place: u32, once: bool) -> Answer {
@@ -393,7 +399,7 @@ impl Monitor {
         if once {
             self.stdin_owner = Some(place);
         }
-        Ok((Reply::Ok, vec![copy]))
+        Ok(Some((Reply::Ok, vec![copy])))
     }
 
     fn init(&self) -> Result<BorrowedFd<'_>, Failure> {
@@ -433,6 +439,14 @@ impl Monitor {
         let leaving = Phase::Leaving { status: None, deadline: Instant::now() };
         if let Phase::Running(init) = std::mem::replace(&mut self.phase, leaving) {
             self.phase = Phase::Draining { init, status, deadline: Instant::now() + DRAIN };
+        }
+    }
+
+    fn exec_moved(&mut self, number: u32) {
+        let Some(outcome) = self.execs.follow(&self.poller, number) else { return };
+        let (reply, fds) = outcome.answer.unwrap_or_else(|failure| (failure.reply(), Vec::new()));
+        if let Some(place) = outcome.place {
+            self.connections.reply(place, outcome.seq, reply, fds);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The container's output on its way from pipes or a terminal into the spool.
 //!
-//! Every source is edge-triggered and read until it would block, at most [`BURST`] chunks at a time, so that a
+//! Every source is edge-triggered and read until it would block, at most `BURST` chunks at a time, so that a
 //! container that never stops writing does not keep the shim from anything else. Pausing is simply not reading.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,7 @@ use wharf_shim::spool::{MAX_CHUNK, Position, Stream, Writer};
 use crate::failure::Failure;
 use crate::poller::{Interest, Poller, Token};
 
-/// Chunks read from one source before anything else is looked at.
+/// Chunks read from one source before anything else is looked at, unless the spool is too small for it.
 const BURST: usize = 16;
 /// Memory for chunks up to this is kept.
 const SMALL_CHUNK: usize = 4 * 1024;
@@ -60,7 +60,7 @@ enum Look {
 
 impl Output {
     pub(crate) fn new(writer: Writer, capacity: u64) -> Self {
-        let pipe_limit = LARGE_PIPE.min(capacity / 8);
+        let pipe_limit = LARGE_PIPE.min(capacity / 16);
         Self { writer, sources: Vec::with_capacity(2), buffer: Vec::new(), pipe_limit, refused: false }
     }
 
@@ -126,10 +126,11 @@ impl Output {
     /// worth releasing.
     pub(crate) fn pump(&mut self, poller: &Poller, ending: bool) -> bool {
         let mut much = false;
+        let burst = BURST.min(self.pipe_limit as usize / MAX_CHUNK).max(1);
         let mut index = 0;
         while let Some(source) = self.sources.get_mut(index) {
             let mut ended = false;
-            for _ in 0..BURST {
+            for _ in 0..burst {
                 if !source.ready {
                     break;
                 }

@@ -27,6 +27,8 @@ pub(crate) enum Token {
     Connection(u32),
     /// An exec'ed process has ended, by its number.
     Exec(u32),
+    /// An exec is on its way into the container, by its number.
+    Joining(u32),
     /// The terminal of a detached exec has output nobody wants.
     Discard(u32),
 }
@@ -40,6 +42,7 @@ impl Token {
             Self::Connection(place) => (3, place),
             Self::Exec(number) => (4, number),
             Self::Discard(number) => (5, number),
+            Self::Joining(number) => (6, number),
         };
         EventData::new_u64(class << 32 | u64::from(number))
     }
@@ -54,6 +57,7 @@ impl Token {
             (3, place) => Self::Connection(place),
             (4, number) => Self::Exec(number),
             (5, number) => Self::Discard(number),
+            (6, number) => Self::Joining(number),
             _ => return None,
         })
     }
@@ -153,6 +157,7 @@ mod tests {
             Token::Connection(u32::MAX),
             Token::Exec(7),
             Token::Discard(0),
+            Token::Joining(1),
         ];
         assert!(all.iter().all(|token| Token::from_data(token.to_data()) == Some(*token)));
         assert_eq!(Token::from_data(EventData::new_u64(u64::MAX)), None);
