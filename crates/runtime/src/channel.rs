@@ -96,8 +96,8 @@ impl Channel {
         let received = loop {
             let mut parts = [IoSliceMut::new(&mut packet)];
             match recvmsg(&self.0, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-                Err(Errno::INTR) => {}
-                Err(Errno::CONNRESET) => return Ok(None),
+                // A reset says, once, that the peer went without reading all of ours. What it said before is still there.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 other => break other.map_err(|e| Error::io("receive from the peer process", e))?,
             }
         };
@@ -149,6 +149,16 @@ mod tests {
         assert!(matches!(b.receive().unwrap(), Some(Message::Failed(Error::InvalidSpec { .. }))));
         drop(a);
         assert!(b.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn last_words_arrive_from_a_peer_that_did_not_listen() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&Message::Go).unwrap();
+        b.send(&Message::Failed(Error::invalid("no"))).unwrap();
+        drop(b);
+        assert!(matches!(a.receive().unwrap(), Some(Message::Failed(_))));
+        assert!(a.receive().unwrap().is_none());
     }
 
     #[test]
