@@ -125,7 +125,7 @@ impl Board {
             self.lines.clear();
             self.count = 0;
             if message.id.is_empty() {
-                return format!("\r\x1b[2K{content}\n");
+                return format!("{content}\n");
             }
         }
         match self.lines.get(&message.id) {

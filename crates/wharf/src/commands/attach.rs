@@ -104,7 +104,7 @@ impl Verb for Attach {
                 redraw(client, &target).await;
             }
             match session::copy(hijacked, &streams).await? {
-                End::Detached => Ok(()),
+                End::Detached => Err(Failure::message("read escape sequence")),
                 End::Closed => run::exit_status(wait).await,
             }
         };

@@ -91,7 +91,7 @@ impl Verb for Exec {
         let main = async {
             let hijacked = client.hijack(start(false)?).await?;
             match session::copy(hijacked, &streams).await? {
-                End::Detached => Ok(()),
+                End::Detached => Err(Failure::message("read escape sequence")),
                 End::Closed => {
                     let request = Request::get(format!("/exec/{}/json", escape(&id)));
                     let ended: Ended = client.send(request).await?.json().await?;

@@ -1,5 +1,6 @@
 //! `version`: shows the versions of the command line and of the engine.
 
+use jiff::{Timestamp, tz::TimeZone};
 use wharf_api::client::{Client, Request};
 
 use super::inspect::named_record;
@@ -81,6 +82,12 @@ fn own(api: &str) -> Value {
     ])
 }
 
+/// The time of a build as C writes it.
+fn built(text: &str) -> String {
+    let Ok(timestamp) = text.parse::<Timestamp>() else { return text.to_owned() };
+    timestamp.to_zoned_datetime(TimeZone::UTC).strftime("%a %b %e %H:%M:%S %Y").to_string()
+}
+
 fn describe(both: &Value) -> String {
     let mut text = String::from("Client:\n");
     let mut line = |indent: usize, name: &str, value: &str| {
@@ -112,11 +119,14 @@ fn describe(both: &Value) -> String {
         if !api.is_empty() {
             line("API version", &format!("{api} (minimum version {})", details.text("MinAPIVersion")));
         }
-        for (key, name) in [("GoVersion", "Go version"), ("GitCommit", "Git commit"), ("BuildTime", "Built")]
-        {
-            if details.get(key).is_some() {
-                line(name, details.text(key));
-            }
+        if details.get("GoVersion").is_some() {
+            line("Go version", details.text("GoVersion"));
+        }
+        if details.get("GitCommit").is_some() {
+            line(if api.is_empty() { "GitCommit" } else { "Git commit" }, details.text("GitCommit"));
+        }
+        if details.get("BuildTime").is_some() {
+            line("Built", &built(details.text("BuildTime")));
         }
         if details.get("Os").is_some() {
             line("OS/Arch", &format!("{}/{}", details.text("Os"), details.text("Arch")));
