@@ -16,6 +16,7 @@
 
 use crate::error::{Error, Result};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -23,6 +24,7 @@ use rustix::net::{
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// More than the hierarchies any host has.
 const MAX_DESCRIPTORS: usize = 64;
@@ -62,6 +64,12 @@ impl Channel {
     /// The descriptor's number, to be spared when others are closed.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+
+    /// Makes [`receive`](Self::receive) fail when the peer says nothing for so long.
+    pub(crate) fn limit_patience(&self, patience: Duration) -> Result<()> {
+        set_socket_timeout(&self.0, Timeout::Recv, Some(patience))
+            .map_err(|e| Error::io("limit the wait for the peer process", e))
     }
 
     /// Says something. A peer that is gone shows when listening.
@@ -159,6 +167,13 @@ mod tests {
         drop(b);
         assert!(matches!(a.receive().unwrap(), Some(Message::Failed(_))));
         assert!(a.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn patience_can_be_limited() {
+        let (a, _b) = Channel::pair().unwrap();
+        a.limit_patience(Duration::from_millis(1)).unwrap();
+        assert!(a.receive().is_err());
     }
 
     #[test]

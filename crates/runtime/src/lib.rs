@@ -34,6 +34,7 @@ use init::Gate;
 use oci_spec::runtime::{Process, Spec};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 use wharf_linux::cgroup::Cgroup;
 use wharf_linux::process::Child;
 
@@ -148,6 +149,12 @@ impl Starting {
     /// The container's control group.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
+    }
+
+    /// Makes waiting for the init fail when it makes no progress for so long: a mount may hang, and a process that
+    /// shares its pid namespace may stop it.
+    pub fn limit_patience(&self, patience: Duration) -> Result<()> {
+        self.channel.limit_patience(patience)
     }
 
     /// Waits until the init has reached its gate.

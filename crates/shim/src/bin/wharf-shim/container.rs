@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -19,6 +20,9 @@ use crate::output::now_ns;
 
 /// The largest configuration read; an engine writes some 10 KiB.
 const MAX_CONFIG: u64 = 16 * 1024 * 1024;
+
+/// How long the init may make no progress before its start is given up; less than engines wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// The shim's ends of the container's standard streams. With a terminal there are none: it comes later.
 #[derive(Debug, Default)]
@@ -87,6 +91,7 @@ pub(crate) fn create(config: &ShimConfig, score: Option<i32>) -> Result<(Startin
         die_with_caller: true,
         preserve_fds: 0,
     })?;
+    starting.limit_patience(PATIENCE)?;
     Ok((starting, ends))
 }
 
