@@ -106,6 +106,8 @@ impl Channel {
             match recvmsg(&self.0, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
                 // A reset says, once, that the peer went without reading all of ours. What it said before is still there.
                 Err(Errno::INTR | Errno::CONNRESET) => {}
+                // Only with limited patience.
+                Err(Errno::AGAIN) => return Err(Error::io("wait for the peer process", Errno::TIMEDOUT)),
                 other => break other.map_err(|e| Error::io("receive from the peer process", e))?,
             }
         };
