@@ -43,8 +43,8 @@ impl IntoResponse for Failure {
         if self.status == StatusCode::NOT_MODIFIED {
             return self.status.into_response();
         }
-        if self.status.is_server_error() && self.status != StatusCode::NOT_IMPLEMENTED {
-            tracing::error!(status = self.status.as_u16(), "{}", self.message);
+        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!("{}", self.message);
         }
         response::json(self.status, &ErrorResponse { message: self.message })
     }

@@ -42,16 +42,10 @@ pub(crate) fn answer(
     version: ApiVersion,
     session: Session,
 ) -> Response {
-    let Some(upgrade) = upgrade.filter(|_| headers.contains_key(header::UPGRADE)) else {
+    let Some(upgrade) = wanted(headers, upgrade) else {
         return output(RAW_MEDIA_TYPE, session.tty, session.output);
     };
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
-    let fields = response.headers_mut();
-    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type(session.tty, version)));
-    fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    fields.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+    let response = switching(media_type(session.tty, version));
     tokio::spawn(async move {
         // Both are the client's business: it may leave at any time.
         match upgrade.await {
@@ -63,6 +57,44 @@ pub(crate) fn answer(
             Err(error) => tracing::debug!("a connection was not upgraded: {error}"),
         }
     });
+    response
+}
+
+/// Answers as [`answer`] does, with a text instead of a process's output.
+pub(crate) fn answer_text(
+    headers: &HeaderMap,
+    upgrade: Option<OnUpgrade>,
+    version: ApiVersion,
+    tty: bool,
+    text: &str,
+) -> Response {
+    let chunk = OutputChunk { stream: Stream::Stdout, bytes: Bytes::copy_from_slice(text.as_bytes()) };
+    let bytes = frame(tty, chunk);
+    let Some(upgrade) = wanted(headers, upgrade) else {
+        return response::stream(RAW_MEDIA_TYPE, futures_util::stream::once(async { Ok(bytes) }));
+    };
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgrade.await {
+            let mut stream = TokioIo::new(upgraded);
+            let _client_left = stream.write_all(&bytes).await;
+            let _client_left = stream.shutdown().await;
+        }
+    });
+    switching(media_type(tty, version))
+}
+
+fn wanted(headers: &HeaderMap, upgrade: Option<OnUpgrade>) -> Option<OnUpgrade> {
+    upgrade.filter(|_| headers.contains_key(header::UPGRADE))
+}
+
+fn switching(media_type: &'static str) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    fields.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
     response
 }
 

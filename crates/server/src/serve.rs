@@ -27,6 +27,7 @@ pub async fn serve(listener: UnixListener, router: Router, shutdown: impl Future
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER)
         .keep_alive(true)
+        .title_case_headers(true)
         // A client that closes its sending side in the middle of a request has left.
         .half_close(false);
     let (stop, stopped) = watch::channel(());

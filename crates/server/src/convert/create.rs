@@ -42,6 +42,10 @@ pub(crate) fn container_spec(
     if let Some(mac) = mac.as_str().filter(|mac| !mac.is_empty()) {
         mac.clone_into(&mut spec.mac_address);
     }
+    if !spec.mac_address.is_empty() {
+        check_mac(&spec.host.network_mode.to_string(), &spec.mac_address)?;
+    }
+    platform.map_or(Ok(()), check_platform)?;
     spec.platform = platform.map(str::to_owned);
     Ok(spec)
 }
@@ -114,7 +118,7 @@ fn from_model(body: ContainerCreateBody) -> Result<ContainerSpec> {
         volumes: volumes.into_iter().flatten().collect(),
         stop_signal: stop_signal.unwrap_or_default(),
         stop_timeout,
-        healthcheck: healthcheck.map(from_health),
+        healthcheck: healthcheck.map(from_health).transpose()?,
         mac_address: String::new(),
         ipv4_address: None,
         platform: None,
@@ -140,16 +144,49 @@ fn ports(ports: Option<Vec<String>>) -> Result<BTreeSet<Port>> {
     Ok(all)
 }
 
-fn from_health(health: HealthConfig) -> Healthcheck {
+fn from_health(health: HealthConfig) -> Result<Healthcheck> {
     let HealthConfig { test, interval, timeout, retries, start_period, start_interval } = health;
-    Healthcheck {
+    for (name, nanos) in [
+        ("Interval", interval),
+        ("Timeout", timeout),
+        ("StartPeriod", start_period),
+        ("StartInterval", start_interval),
+    ] {
+        if nanos.is_some_and(|nanos| nanos != 0 && nanos < 1_000_000) {
+            return Err(Failure::invalid(format!("{name} in Healthcheck cannot be less than 1ms")));
+        }
+    }
+    if retries.is_some_and(|retries| retries < 0) {
+        return Err(Failure::invalid("Retries in Healthcheck cannot be negative"));
+    }
+    Ok(Healthcheck {
         test: test.unwrap_or_default(),
         interval: interval.unwrap_or_default(),
         timeout: timeout.unwrap_or_default(),
         start_period: start_period.unwrap_or_default(),
         start_interval: start_interval.unwrap_or_default(),
         retries: retries.unwrap_or_default(),
+    })
+}
+
+/// `os[/architecture[/variant]]`.
+fn check_platform(text: &str) -> Result<()> {
+    let word = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    };
+    if text.split('/').count() <= 3 && text.split('/').all(word) {
+        return Ok(());
     }
+    Err(Failure::invalid(format!("{text:?}: cannot parse platform specifier: invalid argument")))
+}
+
+/// Six pairs of hexadecimal digits.
+fn check_mac(network: &str, text: &str) -> Result<()> {
+    let pair = |part: &str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if text.split([':', '-']).count() == 6 && text.split([':', '-']).all(pair) {
+        return Ok(());
+    }
+    Err(Failure::invalid(format!("invalid config for network {network}: invalid MAC address {text}")))
 }
 
 /// Takes what `NetworkingConfig` says about the one network the container joins.
@@ -259,6 +296,20 @@ mod tests {
         assert_eq!(read.ipv4_address, Some(Ipv4Addr::new(172, 17, 0, 9)));
         assert_eq!(read.mac_address, "02:00:00:00:00:01");
         assert!(message(with("x")).contains("invalid IPv4 address: x"));
+    }
+
+    #[test]
+    fn small_words_are_checked() {
+        let mac = json!({"Image": "a", "MacAddress": "foo"});
+        assert_eq!(message(mac), "invalid config for network bridge: invalid MAC address foo");
+        let check = json!({"Image": "a", "Healthcheck": {"Interval": 5}});
+        assert_eq!(message(check), "Interval in Healthcheck cannot be less than 1ms");
+        let on = |platform| container_spec(json!({"Image": "a"}), ApiVersion::MAX, Some(platform));
+        assert_eq!(on("linux/arm/v7").unwrap().platform.as_deref(), Some("linux/arm/v7"));
+        assert_eq!(
+            on("a/b/c/d").unwrap_err().message,
+            "\"a/b/c/d\": cannot parse platform specifier: invalid argument"
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use wharf_model::spec::{Healthcheck, MountKind};
 use crate::convert::{filled, host, size, time, unordered};
 
 /// The storage driver, under the name Docker has for it.
-pub(crate) const STORAGE_DRIVER: &str = "overlayfs";
+pub(crate) const STORAGE_DRIVER: &str = "overlay2";
 
 /// The document, but for what only old versions have (see [`crate::adapt::container`]).
 pub(crate) fn to_model(view: ContainerView) -> ContainerInspectResponse {
@@ -241,8 +241,8 @@ pub(crate) mod tests {
         let body = json!({
             "Hostname": "h", "Domainname": "d", "User": "u", "AttachStdin": true, "AttachStdout": true,
             "AttachStderr": true, "ExposedPorts": {"80/tcp": {}}, "Tty": true, "OpenStdin": true, "StdinOnce": true,
-            "Env": ["A=b"], "Cmd": ["c"], "Healthcheck": {"Test": ["NONE"], "Interval": 1_000_000, "Timeout": 2,
-            "StartPeriod": 3, "StartInterval": 4, "Retries": 5}, "Image": "i", "Volumes": {"/v": {}},
+            "Env": ["A=b"], "Cmd": ["c"], "Healthcheck": {"Test": ["NONE"], "Interval": 1_000_000, "Timeout": 2_000_000,
+            "StartPeriod": 3_000_000, "StartInterval": 4_000_000, "Retries": 5}, "Image": "i", "Volumes": {"/v": {}},
             "WorkingDir": "/w", "Entrypoint": ["e"], "Labels": {"a": "b"}, "StopSignal": "SIGINT", "StopTimeout": 5
         });
         let spec = crate::convert::create::container_spec(body.clone(), ApiVersion::MAX, None).unwrap();

@@ -73,7 +73,10 @@ pub(crate) fn to_info(view: SystemView) -> SystemInfo {
         containers_stopped: count(stopped),
         images: count(view.images),
         driver: Some(inspect::STORAGE_DRIVER.to_owned()),
-        driver_status: Some(vec![vec!["Backing Filesystem".to_owned(), view.backing_filesystem]]),
+        driver_status: Some(vec![
+            vec!["Backing Filesystem".to_owned(), view.backing_filesystem],
+            vec!["Supports d_type".to_owned(), "true".to_owned()],
+        ]),
         docker_root_dir: Some(view.data_root),
         plugins: Some(PluginsInfo {
             volume: words(&["local"]),

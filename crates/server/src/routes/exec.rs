@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use wharf_api::models::{ExecConfig, ExecStartConfig, IdResponse};
-use wharf_engine::Engine;
+use wharf_engine::{Engine, Error};
 
 use crate::convert::exec;
 use crate::error::Result;
@@ -41,11 +41,20 @@ async fn start(
     let headers = request.headers().clone();
     let JsonOrDefault(body) = JsonOrDefault::<ExecStartConfig>::from_request(request, &()).await?;
     let size = body.console_size.as_deref().map(exec::dimensions).transpose()?;
-    let session = engine.start_exec(&id, body.detach.unwrap_or_default(), body.tty, size).await?;
-    Ok(match session {
-        Some(session) => hijack::answer(&headers, upgrade, version, session),
-        None => response::empty(StatusCode::OK),
-    })
+    let detach = body.detach.unwrap_or_default();
+    match engine.start_exec(&id, detach, body.tty, size).await {
+        Ok(Some(session)) => Ok(hijack::answer(&headers, upgrade, version, session)),
+        Ok(None) => Ok(response::empty(StatusCode::OK)),
+        // Clients expect the connection to be theirs, read why there, and ask for the exit code afterwards.
+        Err(error @ Error::Start { exit_code: 126 | 127, .. }) if !detach => Ok(hijack::answer_text(
+            &headers,
+            upgrade,
+            version,
+            body.tty.unwrap_or_default(),
+            &format!("{error}\r\n"),
+        )),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn resize(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Result<Response> {

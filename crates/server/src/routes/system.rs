@@ -1,10 +1,10 @@
 //! The engine itself.
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::{get, post};
-use http::{HeaderValue, header};
+use axum::routing::{any, get, post};
+use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::json;
 use wharf_engine::Engine;
@@ -23,6 +23,7 @@ pub(super) fn routes() -> Router<Engine> {
         .route("/system/df", get(disk_usage))
         .route("/build/prune", post(prune_builds))
         .route("/plugins", get(plugins))
+        .route("/plugins/{*rest}", any(no_plugin))
 }
 
 /// Answers without the engine, so that it tells only whether the process is alive. HEAD is the same without a body.
@@ -75,4 +76,10 @@ async fn prune_builds() -> Response {
 /// There are no plugins.
 async fn plugins() -> Response {
     response::ok(&json!([]))
+}
+
+/// And so none of any name: what `inspect` asks last for a name that nothing has.
+async fn no_plugin(Path(rest): Path<String>) -> Failure {
+    let name = rest.rsplit_once('/').map_or(rest.as_str(), |(name, _)| name);
+    Failure::new(StatusCode::NOT_FOUND, format!("plugin {name:?} not found"))
 }
