@@ -13,6 +13,9 @@ pub enum Error {
     /// No image of that name or id.
     #[error("No such image: {0}")]
     NotFound(String),
+    /// No image of that name to save; Docker says it so.
+    #[error("reference does not exist")]
+    NoReference,
     /// No snapshot of that key.
     #[error("no such snapshot: {0}")]
     NoSnapshot(String),
@@ -91,7 +94,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound(_) | Self::NoSnapshot(_) => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::NoReference | Self::NoSnapshot(_) => ErrorKind::NotFound,
             Self::SnapshotExists(_) | Self::Conflict(_) => ErrorKind::Conflict,
             Self::Reference(_)
             | Self::Invalid(_)

@@ -18,6 +18,7 @@ struct Saved {
     row: ImageRow,
     names: BTreeSet<Reference>,
     manifest: Manifest,
+    diff_ids: Vec<Digest>,
 }
 
 /// One image in `manifest.json`.
@@ -27,6 +28,7 @@ struct ManifestItem {
     config: String,
     repo_tags: Option<Vec<String>>,
     layers: Vec<String>,
+    layer_sources: BTreeMap<Digest, Descriptor>,
 }
 
 impl Images {
@@ -74,7 +76,8 @@ impl Images {
             }
             let manifest = Manifest::parse(&self.inner.store.document(&row.manifest)?, &row.manifest_type)
                 .map_err(|error| Error::Damaged(format!("manifest {}: {error}", row.manifest)))?;
-            images.push(Saved { row, names: names.iter().cloned().collect(), manifest });
+            let diff_ids = self.inner.documents(&row.id)?.diff_ids.clone();
+            images.push(Saved { row, names: names.iter().cloned().collect(), manifest, diff_ids });
             Ok(())
         };
         for name in names {
@@ -90,7 +93,8 @@ impl Images {
                 None => Vec::new(),
             };
             if of_repository.is_empty() {
-                let row = self.inner.db.read(|conn| find(conn, name))?;
+                let row =
+                    self.inner.db.read(|conn| find(conn, name)).map_err(|error| not_there(name, error))?;
                 let named = Reference::parse_normalized(name).ok().filter(|_| !is_id(&row.id, name));
                 let named = named.filter(|named| named.digest().is_none()).map(Reference::or_latest);
                 add(row, named.as_slice())?;
@@ -125,6 +129,15 @@ impl Images {
     }
 }
 
+/// Docker's two ways to say that there is nothing to save.
+fn not_there(name: &str, error: Error) -> Error {
+    match (error, Reference::parse_normalized(name)) {
+        (Error::NotFound(_), Ok(reference)) if reference.tag().is_some() => Error::NoReference,
+        (Error::NotFound(_), _) => Error::NotFound(name.to_owned()),
+        (error, _) => error,
+    }
+}
+
 fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
@@ -154,6 +167,7 @@ fn manifest_items(images: &[Saved]) -> Vec<ManifestItem> {
         config: blob_path(&image.manifest.config.digest),
         repo_tags: (!image.names.is_empty()).then(|| image.names.iter().map(Reference::familiar).collect()),
         layers: image.manifest.layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
+        layer_sources: image.diff_ids.iter().copied().zip(image.manifest.layers.iter().cloned()).collect(),
     };
     images.iter().map(item).collect()
 }

@@ -42,6 +42,8 @@ struct Before {
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
     pax: Option<Extensions>,
+    /// A global header, which changes nothing and still wants an entry behind it.
+    global: bool,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -145,7 +147,11 @@ impl<R: BufRead> Reader<R> {
         let mixed = "extended headers of different formats for one entry";
         let repeated = "two extended headers for one entry";
         match typeflag {
-            b'g' => pax::check_global(&data).map_err(|reason| self.malformed(reason))?,
+            b'g' if !before.is_empty() => return Err(self.malformed(mixed.to_owned())),
+            b'g' => {
+                pax::check_global(&data).map_err(|reason| self.malformed(reason))?;
+                before.global = true;
+            }
             b'x' => {
                 if before.long_name.is_some() || before.long_link.is_some() {
                     return Err(self.malformed(mixed.to_owned()));
@@ -173,6 +179,7 @@ impl<R: BufRead> Reader<R> {
         let header = RawHeader(block);
         let pax = before.pax.unwrap_or_default();
         let named = header.name().map_err(|reason| self.malformed(reason))?;
+        let short_slash = named.last() == Some(&b'/');
         self.current.clone_from(&named);
         let sparse = pax.sparse.form().map_err(|reason| self.malformed(reason))?;
         let path = pax.sparse.name.clone().or(pax.path).or(before.long_name).unwrap_or(named);
@@ -193,14 +200,20 @@ impl<R: BufRead> Reader<R> {
             b'0' | b'7' if slash => {
                 return Err(self.malformed("a regular file whose name ends in a slash".to_owned()));
             }
+            // For the oldest type a slash makes a directory; Python looks at the short name for it, others at the long.
+            0 if slash != short_slash => {
+                return Err(self.malformed("a slash at the end of one of its two names".to_owned()));
+            }
             0 if slash => self.without_data(size, Kind::Directory)?,
             b'0' | b'7' | 0 => self.file(size, sparse)?,
             b'S' if sparse.is_none() => self.old_gnu_sparse(block, size)?,
             _ if sparse.is_some() => {
                 return Err(self.malformed("sparse file records for what is no regular file".to_owned()));
             }
-            // A size here is that of the file linked to; its data is stored only once.
-            b'1' => Kind::HardLink(link),
+            // A size in the header is that of the file linked to, whose data is stored only once; GNU tar takes one in
+            // a PAX record literally.
+            b'1' if pax.size.is_none_or(|size| size == 0) => Kind::HardLink(link),
+            b'1' => return Err(self.malformed("a hard link with data".to_owned())),
             b'2' => self.without_data(size, Kind::Symlink(link))?,
             b'5' => self.without_data(size, Kind::Directory)?,
             b'6' => self.without_data(size, Kind::Fifo)?,
@@ -347,7 +360,7 @@ impl<R: BufRead> Reader<R> {
 
 impl Before {
     fn is_empty(&self) -> bool {
-        self.long_name.is_none() && self.long_link.is_none() && self.pax.is_none()
+        self.long_name.is_none() && self.long_link.is_none() && self.pax.is_none() && !self.global
     }
 }
 
