@@ -196,8 +196,15 @@ impl Engine {
                 self.emit(&container, &format!("exec_start: {command}"), &[("execID", exec.id.to_string())]);
                 Ok(session)
             }
+            Err(Error::ExecStart { message, exit_code: exit_code @ (126 | 127) }) => {
+                exec.end(exit_code);
+                if detach {
+                    return Err(Error::ExecStart { message, exit_code });
+                }
+                Ok(Some(failed_session(tty, &message)))
+            }
             Err(error) => {
-                exec.end(if let Error::Start { exit_code, .. } = &error { *exit_code } else { 126 });
+                exec.end(126);
                 Err(error)
             }
         }
@@ -312,6 +319,15 @@ impl Engine {
             pid,
         })
     }
+}
+
+/// A command that cannot run says so in its own stream, where a person at a terminal looks; the exit code says the rest.
+fn failed_session(tty: bool, message: &str) -> Session {
+    let (sender, output) = OutputStream::new();
+    let text = format!("OCI runtime exec failed: {message}\r\n");
+    // The channel is empty: there is room for one.
+    let _taken = sender.try_send(Ok(OutputChunk { stream: Stream::Stdout, bytes: Bytes::from(text) }));
+    Session { tty, output, input: None }
 }
 
 /// Docker words the failure of an exec differently from that of a start.

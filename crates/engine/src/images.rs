@@ -220,7 +220,7 @@ impl Engine {
         filters.check_keys(&["dangling", "label", "label!", "until"])?;
         let dangling = filters.boolean("dangling")?.unwrap_or(true);
         if filters.contains("label") || filters.contains("label!") || filters.contains("until") {
-            return Err(Error::NotImplemented("image prune takes no label or until filter yet".into()));
+            return self.prune_chosen_images(&filters, dangling).await;
         }
         let engine = self.clone();
         let pruned =
@@ -228,6 +228,39 @@ impl Engine {
         self.emit_removed(&pruned.removed);
         self.collect_later();
         Ok(Pruned { removed: Vec::new(), images: pruned.removed, reclaimed: pruned.reclaimed })
+    }
+
+    /// Removes the unused images that filters choose, one by one.
+    async fn prune_chosen_images(&self, filters: &Filters, dangling: bool) -> Result<Pruned> {
+        let mut chosen = Filters::default();
+        for key in ["label", "until"] {
+            filters.values(key).for_each(|value| chosen.add(key, value));
+        }
+        if dangling {
+            chosen.add("dangling", "true");
+        }
+        let mut pruned = Pruned::default();
+        for view in self.list_images(true, chosen).await? {
+            let config = view.image.config.config().as_ref();
+            let labels =
+                config.and_then(|config| config.labels().clone()).unwrap_or_default().into_iter().collect();
+            let excluded = filters.contains("label!") && filters.matches_all_labels("label!", &labels);
+            if view.containers > 0 || excluded {
+                continue;
+            }
+            let names: Vec<String> = match &view.image.references[..] {
+                [] => vec![view.image.id.to_string()],
+                references => references.iter().map(Reference::familiar).collect(),
+            };
+            for name in names {
+                // Somebody may have begun to use it just now: then it stays.
+                if let Ok(removed) = self.remove_image(&name, false, false).await {
+                    pruned.images.extend(removed);
+                }
+            }
+            pruned.reclaimed += view.image.size;
+        }
+        Ok(pruned)
     }
 
     /// Gets an image: for now only the built-in one, from the program next to the engine.

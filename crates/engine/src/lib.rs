@@ -14,6 +14,7 @@
 mod blocking;
 mod config;
 mod containers;
+mod copy_up;
 mod error;
 mod events;
 mod exec;

@@ -4,6 +4,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod confined;
+pub mod copy;
 pub mod daemon;
 pub mod hostfs;
 pub mod mount;

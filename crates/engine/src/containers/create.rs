@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use wharf_image::Image;
 use wharf_linux::{cgroup, hostfs};
 use wharf_model::network::{NetworkMode, Port};
-use wharf_model::spec::{Healthcheck, RestartName};
+use wharf_model::spec::{Healthcheck, MountKind, RestartName};
 use wharf_model::{ContainerId, ContainerSpec, signal, user_paths};
 
 use super::{Container, Phase, Record, names, random_id, record};
 use crate::blocking::blocking;
-use crate::{Engine, Error, Result, spec};
+use crate::{Engine, Error, Result, copy_up, spec};
 
 impl Engine {
     /// Makes a container; answers its id and warnings for a person.
@@ -89,7 +89,10 @@ impl Engine {
     ) -> Result<Arc<Container>> {
         let mounts = spec::mounts::resolve(self, &spec)?;
         hostfs::create_dir(&self.inner.config.containers_dir().join(id.as_str()), 0o710)?;
-        self.inner.images.create_snapshot(id.as_str(), &image.id)?;
+        let layers = self.inner.images.create_snapshot(id.as_str(), &image.id)?;
+        for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Volume && !mount.no_copy) {
+            copy_up::fill(&layers, mount)?;
+        }
         let record = Record {
             id: id.clone(),
             name: name.to_owned(),
@@ -344,6 +347,13 @@ fn normalise(mut spec: ContainerSpec) -> ContainerSpec {
         let private = !spec.host.privileged && matches!(cgroup::detect(), Ok(cgroup::Mode::V2));
         spec.host.cgroupns_mode = if private { "private" } else { "host" }.to_owned();
     }
+    let open =
+        spec.host.privileged || spec::options(&spec.host).is_ok_and(|options| options.unconfined_paths);
+    let paths = |default: &[&str]| {
+        if open { Vec::new() } else { default.iter().map(|path| (*path).to_owned()).collect() }
+    };
+    spec.host.masked_paths.get_or_insert_with(|| paths(spec::security::MASKED_PATHS));
+    spec.host.readonly_paths.get_or_insert_with(|| paths(spec::security::READONLY_PATHS));
     if spec.host.shm_size == 0 {
         spec.host.shm_size = 64 * 1024 * 1024;
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use regex_lite::Regex;
 use wharf_model::Filters;
 use wharf_model::network::Port;
 
@@ -142,23 +143,12 @@ fn passes(view: &ContainerView, filters: &Filters) -> Result<bool> {
         && port_filter("expose", &exposed)?)
 }
 
-/// Docker takes the value for a regular expression; people use it as a part of the name, or with `^` and `$`.
+/// Docker takes the value for a regular expression and tries it with and without the slash in front of the name.
 fn name_matches(name: &str, pattern: &str) -> bool {
-    let (start, pattern) = match pattern.strip_prefix('^') {
-        Some(rest) => (true, rest),
-        None => (false, pattern),
-    };
-    let (end, pattern) = match pattern.strip_suffix('$') {
-        Some(rest) => (true, rest),
-        None => (false, pattern),
-    };
-    let slashed = format!("/{name}");
-    [name, slashed.as_str()].iter().any(|name| match (start, end) {
-        (true, true) => *name == pattern,
-        (true, false) => name.starts_with(pattern),
-        (false, true) => name.ends_with(pattern),
-        (false, false) => name.contains(pattern),
-    })
+    match Regex::new(pattern) {
+        Ok(pattern) => pattern.is_match(name) || pattern.is_match(&format!("/{name}")),
+        Err(_) => name == pattern,
+    }
 }
 
 #[cfg(test)]
@@ -169,6 +159,7 @@ mod tests {
     fn names_match_as_scripts_use_them() {
         assert!(name_matches("web-1", "web"));
         assert!(name_matches("web-1", "^web-1$") && name_matches("web-1", "^/web-1$"));
+        assert!(name_matches("web-1", "^/?web-1$") && name_matches("web-1", "w.b"));
         assert!(!name_matches("web-10", "^web-1$") && !name_matches("my-web", "^web"));
     }
 }

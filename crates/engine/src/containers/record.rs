@@ -58,6 +58,9 @@ pub(crate) struct MountRecord {
     /// Extra options of a tmpfs.
     #[serde(default)]
     pub(crate) options: Vec<String>,
+    /// Leave a new volume empty.
+    #[serde(default)]
+    pub(crate) no_copy: bool,
     /// Make a missing source directory at start, as `-v` does.
     #[serde(default)]
     pub(crate) create_source: bool,

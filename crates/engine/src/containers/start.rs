@@ -105,7 +105,10 @@ impl Engine {
     ) -> Result<Started> {
         let pid = created(events).await?;
         let (engine, record) = (self.clone(), container.record().clone());
-        let attached = blocking(move || engine.attach_network(&record, pid)).await?;
+        let attached = match blocking(move || engine.attach_network(&record, pid)).await {
+            Ok(attached) => attached,
+            Err(error) => return Err(cause(link, pid, error).await),
+        };
         let opened = async {
             container.followers.subscribe(link).await?;
             let held: Vec<BorrowedFd<'_>> =
@@ -362,6 +365,18 @@ fn spawn(control: OwnedFd, mut command: Command) -> Result<(OwnedFd, Child)> {
     let child =
         command.spawn().map_err(|error| Error::System(format!("cannot start wharf-shim: {error}")))?;
     Ok((control, child))
+}
+
+/// Why the network could not be attached: an init that has failed takes its namespace with it, and its own reason is
+/// the one that helps.
+async fn cause(link: &Link, pid: i32, error: Error) -> Error {
+    let dead = hostfs::read_to_string(std::path::Path::new(&format!("/proc/{pid}/stat")))
+        .map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])));
+    if !dead {
+        return error;
+    }
+    // The gate of a dead init cannot open: the answer is its reason.
+    link.ask(Request::Start, &[]).await.err().unwrap_or(error)
 }
 
 /// Waits for a shim that was told to leave; one that hangs is killed.

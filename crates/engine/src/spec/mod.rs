@@ -43,19 +43,13 @@ pub(crate) fn build(record: &Record, around: &Surroundings<'_>) -> Result<Spec> 
     let host = &record.spec.host;
     let security = options(host)?;
     let (device_nodes, device_rules) = devices::build(host)?;
-    let open_paths = host.privileged || security.unconfined_paths;
-    let paths = |asked: &Option<Vec<String>>, default: &[&str]| match asked {
-        Some(paths) => paths.clone(),
-        None if open_paths => Vec::new(),
-        None => default.iter().map(|path| (*path).to_owned()).collect(),
-    };
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces(record, around)?)
         .cgroups_path(around.cgroup.clone())
         .resources(resources::build(host, device_rules)?)
         .devices(device_nodes)
-        .masked_paths(paths(&host.masked_paths, security::MASKED_PATHS))
-        .readonly_paths(paths(&host.readonly_paths, security::READONLY_PATHS))
+        .masked_paths(host.masked_paths.clone().unwrap_or_default())
+        .readonly_paths(host.readonly_paths.clone().unwrap_or_default())
         .rootfs_propagation(rootfs_propagation(&record.mounts));
     linux = linux.sysctl(sysctls(host));
     if let SeccompOption::Profile(profile) = &security.seccomp
@@ -328,8 +322,8 @@ mod tests {
 
     #[test]
     fn rt_14_inheritable_and_ambient_are_empty_and_every_name_is_known() {
-        let all = wharf_model::spec::HostSpec { privileged: true, ..Default::default() };
-        for host in [all, wharf_model::spec::HostSpec::default()] {
+        let all = HostSpec { privileged: true, ..Default::default() };
+        for host in [all, HostSpec::default()] {
             let names = capabilities(&host).unwrap();
             let sets = capability_sets(&names).unwrap();
             assert_eq!(sets.bounding().as_ref().unwrap().len(), names.len());

@@ -92,6 +92,7 @@ fn volume(name: String, target: String) -> MountRecord {
         propagation: String::new(),
         non_recursive: false,
         options: Vec::new(),
+        no_copy: false,
         create_source: false,
     }
 }
@@ -118,7 +119,9 @@ fn parse_bind(text: &str) -> Result<MountRecord> {
     })?;
     if clean == "/" {
         return Err(Error::Invalid(format!(
-            "invalid volume specification: '{text}': invalid specification: destination can't be '/'"
+            "invalid volume specification: '{text}': invalid mount config for type \"{}\": invalid specification: \
+             destination can't be '/'",
+            if source.starts_with('/') { "bind" } else { "volume" }
         )));
     }
     let bind = source.starts_with('/');
@@ -142,7 +145,8 @@ fn parse_bind(text: &str) -> Result<MountRecord> {
     for option in mode.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => mount.read_only = true,
-            "rw" | "z" | "Z" | "nocopy" | "cached" | "delegated" | "consistent" => {}
+            "nocopy" => mount.no_copy = true,
+            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
             known if bind && PROPAGATIONS.contains(&known) => mount.propagation = known.to_owned(),
             _ => return Err(Error::Invalid(format!("invalid mode: {mode}"))),
         }
@@ -202,6 +206,7 @@ fn structured(wished: &MountSpec) -> Result<MountRecord> {
                 return Err(Error::NotImplemented("volume-subpath is not implemented yet".into()));
             }
             mount.volume.clone_from(&wished.source);
+            mount.no_copy = wished.no_copy;
             mount.mode = if wished.read_only { "ro".into() } else { "z".into() };
         }
         MountKind::Tmpfs => {

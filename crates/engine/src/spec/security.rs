@@ -70,7 +70,7 @@ const DEFAULT: &[&str] = &[
 ];
 
 /// Paths whose content tells of the host or reaches into it.
-pub(super) const MASKED_PATHS: &[&str] = &[
+pub(crate) const MASKED_PATHS: &[&str] = &[
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -88,7 +88,7 @@ pub(super) const MASKED_PATHS: &[&str] = &[
 ];
 
 /// Paths that are readable but change the host when written.
-pub(super) const READONLY_PATHS: &[&str] =
+pub(crate) const READONLY_PATHS: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What `--security-opt` comes to.
