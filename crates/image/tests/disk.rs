@@ -1,0 +1,219 @@
+//! A full disk, and trees that change while they are worked on.
+
+mod support;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use support::{Scratch, Tar, docker_archive, gzip, survey};
+use wharf_image::{Images, ImportOptions};
+use wharf_model::ErrorKind;
+use wharf_state::Database;
+
+/// Runs one ignored test of this file in a mount namespace of its own, where it may mount what it likes.
+fn in_own_mounts(test: &str) {
+    let output = Command::new("unshare")
+        .args(["-m", "--propagation", "private"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn mount(arguments: &[&OsStr]) {
+    let status = Command::new("mount").args(arguments).status().unwrap();
+    assert!(status.success(), "mount {arguments:?}");
+}
+
+#[test]
+fn a_full_disk_fails_with_its_name_and_leaves_nothing() {
+    in_own_mounts("full_disk_inside");
+}
+
+#[test]
+#[ignore = "run by a_full_disk_fails_with_its_name_and_leaves_nothing"]
+fn full_disk_inside() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("full");
+    fs::create_dir(&root).unwrap();
+    mount(
+        &["-t", "tmpfs", "-o", "size=12m", "tmpfs"]
+            .map(OsStr::new)
+            .into_iter()
+            .chain([root.as_os_str()])
+            .collect::<Vec<_>>(),
+    );
+    // The state file lies elsewhere: what fails is the store.
+    let db = Database::open(&dir.path().join("state.db")).unwrap();
+    let images = Images::open(&root, db).unwrap();
+    let free = || rustix::fs::statvfs(&root).unwrap().f_bavail;
+    let at_start = free();
+    // Incompressible, so that each of blob and files can be the one that does not fit.
+    let mut noise = vec![0_u8; 9 << 20];
+    let mut state = 1_u64;
+    for byte in &mut noise {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        *byte = state.to_be_bytes()[0];
+    }
+    let zeros = vec![0_u8; 30 << 20];
+    for content in [&noise, &zeros] {
+        let layer = Tar::new().file("small", b"x").file("large", content).finish();
+        for stream in [layer.clone(), gzip(&layer)] {
+            let import = images.import(&mut &stream[..], ImportOptions::default()).unwrap_err();
+            let load = images.load(&mut &docker_archive("a:1", &[&layer])[..], &mut |_| {}).unwrap_err();
+            for error in [import, load] {
+                assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+                assert!(error.to_string().contains("no space left on device"), "{error}");
+                assert!(
+                    error.to_string().contains(root.to_str().unwrap()) || error.to_string().contains("large"),
+                    "{error}"
+                );
+            }
+            images.collect().unwrap();
+            assert!(free().abs_diff(at_start) <= 4, "blocks are lost: {} of {at_start} are free", free());
+            assert!(images.list().unwrap().is_empty());
+        }
+    }
+    // And it goes on working.
+    images.import(&mut &Tar::new().file("f", b"x").finish()[..], ImportOptions::default()).unwrap();
+}
+
+#[test]
+fn rt_28_removal_crosses_no_mount() {
+    in_own_mounts("mounts_inside");
+}
+
+#[test]
+#[ignore = "run by rt_28_removal_crosses_no_mount"]
+fn mounts_inside() {
+    let scratch = Scratch::new();
+    let id = scratch.import(&Tar::new().file("f", b"x").finish()).unwrap();
+    let mounts = scratch.images.create_snapshot("c", &id).unwrap();
+    let upper = mounts.base.join(&mounts.upper);
+    // As after an unmount that failed: a bind of something precious is still in there, beside ordinary files.
+    fs::create_dir_all(upper.join("a/volume")).unwrap();
+    fs::write(upper.join("a/file"), "").unwrap();
+    fs::write(upper.join("b"), "").unwrap();
+    mount(&[OsStr::new("--bind"), scratch.canary().as_os_str(), upper.join("a/volume").as_os_str()]);
+    scratch.images.remove_snapshot("c").unwrap();
+    let error = scratch.images.collect().unwrap_err().to_string();
+    assert!(error.contains("volume"), "{error}");
+    scratch.check_canary("removal of a directory with a mount in it");
+    // The rest is gone, and once the mount is, so is that.
+    let trash = scratch.data().join("snapshots/.trash");
+    let left: Vec<PathBuf> = survey(&trash)
+        .into_keys()
+        .filter(|path| path.ends_with("file") && !path.ends_with("dir/file") || path.ends_with("b"))
+        .collect();
+    assert_eq!(left, Vec::<PathBuf>::new());
+    let volume = fs::read_dir(&trash).unwrap().next().unwrap().unwrap().path().join("fs/a/volume");
+    assert!(Command::new("umount").arg(volume).status().unwrap().success());
+    scratch.images.collect().unwrap();
+    assert_eq!(fs::read_dir(&trash).unwrap().count(), 0);
+}
+
+/// Exchanges a directory and a link to the canary as fast as it can until told to stop.
+fn swap(directory: &Path, link: &Path, stop: &AtomicBool) -> u64 {
+    let mut swaps = 0;
+    while !stop.load(Ordering::Relaxed) {
+        if renameat_with(CWD, directory, CWD, link, RenameFlags::EXCHANGE).is_ok() {
+            swaps += 1;
+        }
+    }
+    swaps
+}
+
+#[test]
+fn rt_28_removal_follows_no_link_that_is_swapped_in() {
+    let scratch = Scratch::new();
+    let work = scratch.dir.path().join("work");
+    fs::create_dir(&work).unwrap();
+    let mut swaps = 0;
+    for target in ["../canary", "../canary/", "../../canary/dir"] {
+        for _ in 0..40 {
+            let tree = work.join("tree");
+            for number in 0..20 {
+                fs::create_dir_all(tree.join(format!("d/s{number}/t"))).unwrap();
+                fs::write(tree.join(format!("d/s{number}/secret")), "x").unwrap();
+            }
+            let link = work.join("link");
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            let stop = AtomicBool::new(false);
+            swaps += std::thread::scope(|scope| {
+                let swapper = scope.spawn(|| swap(&tree.join("d"), &link, &stop));
+                let directory = wharf_linux::hostfs::open_dir(&work).unwrap();
+                // It may report what it could not remove while the tree moved; it must not remove anything else.
+                let _ = wharf_linux::tree::remove(directory.as_fd(), OsStr::new("tree"));
+                stop.store(true, Ordering::Relaxed);
+                swapper.join().unwrap()
+            });
+            scratch.check_canary("removal of a tree that changes");
+            for name in ["tree", "link"] {
+                wharf_linux::hostfs::remove_dir_all(&work.join(name)).unwrap();
+            }
+        }
+    }
+    assert!(swaps > 100, "only {swaps} swaps happened: the race was not tried");
+}
+
+#[test]
+fn im_05_unpacking_stays_inside_while_the_tree_changes() {
+    let scratch = Scratch::new();
+    let canary = scratch.canary();
+    let mut tar = Tar::new().dir("d").dir("d/sub");
+    for number in 0..400 {
+        tar = tar
+            .file(&format!("d/sub/f{number}"), b"x")
+            .header(&support::Header::new("d/sub", b'5').mode(0o777).owner(7, 7))
+            .hardlink(&format!("d/sub/h{number}"), &format!("d/sub/f{number}"))
+            .symlink(&format!("d/sub/l{number}"), "x");
+    }
+    let tar = tar.finish();
+    let mut swaps = 0;
+    for target in [canary.clone(), PathBuf::from("../../../../../canary")] {
+        for _ in 0..10 {
+            let stop = AtomicBool::new(false);
+            let snapshots = scratch.data().join("snapshots");
+            let link = scratch.dir.path().join("swap");
+            let _ = fs::remove_file(&link);
+            std::os::unix::fs::symlink(&target, &link).unwrap();
+            swaps += std::thread::scope(|scope| {
+                let swapper = scope.spawn(|| {
+                    // The directory being filled is the newest number.
+                    let mut swaps = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let newest = fs::read_dir(&snapshots)
+                            .unwrap()
+                            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok())
+                            .max();
+                        let Some(newest) = newest else { continue };
+                        let directory = snapshots.join(format!("{newest}/fs/d"));
+                        for _ in 0..200 {
+                            swaps += u64::from(
+                                renameat_with(CWD, &directory, CWD, &link, RenameFlags::EXCHANGE).is_ok(),
+                            );
+                        }
+                    }
+                    swaps
+                });
+                let _ = scratch.import(&tar);
+                stop.store(true, Ordering::Relaxed);
+                swapper.join().unwrap()
+            });
+            scratch.check_canary("unpacking into a tree that changes");
+            let _ = wharf_linux::hostfs::remove_dir_all(&link);
+        }
+    }
+    assert!(swaps > 100, "only {swaps} swaps happened: the race was not tried");
+}
