@@ -13,7 +13,7 @@ use crate::mounts::{Plan, Source};
 use crate::procfs::Procfs;
 use crate::root::Root;
 use rustix::fs::{FileType, Mode, OFlags};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use wharf_linux::cgroup::Cgroup;
 use wharf_linux::mount::{self, Attributes, Filesystem, Propagation};
@@ -200,6 +200,9 @@ pub(crate) fn attach(root: &Root, procfs: &Procfs, captured: &Captured<'_>) -> R
         })?;
     }
     check_proc_target(plan, &procfs.name_of(&target)?, &captured.tree)?;
+    if plan.copy_up && directory {
+        copy_up(&target, &captured.tree).map_err(|e| Error::mount(&plan.target, format!("copy up: {e}")))?;
+    }
     mount::attach(&captured.tree, &target).map_err(|e| failed("attach", e))?;
     for (name, tree) in &captured.below {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -212,6 +215,15 @@ pub(crate) fn attach(root: &Root, procfs: &Procfs, captured: &Captured<'_>) -> R
             .map_err(|e| failed("propagation", e))?;
     }
     Ok(())
+}
+
+/// Fills a file system that is about to cover a directory with what is in it (`tmpcopyup`).
+fn copy_up(from: &OwnedFd, to: &OwnedFd) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let open = |dir: &OwnedFd| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(dir, c".", flags, Mode::empty())
+    };
+    Ok(wharf_linux::copy::tree(open(from)?.as_fd(), open(to)?)?)
 }
 
 fn is_kernel_filesystem(plan: &Plan) -> bool {

@@ -1,5 +1,6 @@
 //! Attacks of images and of other containers on the setting up of a container. The numbers are those of the project's
 //! list of attacks.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What a container can see and do. The numbers are those of the project's list of attacks.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
@@ -187,6 +188,17 @@ fn mounts_have_the_attributes_asked_for() {
     assert!(output.contains("/t ro,nodev,relatime"), "{output}");
     assert!(output.ends_with("1770\n"));
     assert!(volume.join("x").exists());
+}
+
+#[test]
+fn a_tmpfs_can_begin_with_what_it_covers() {
+    let mut bundle = Bundle::new("cat /data/sub/file; readlink /data/link; echo new > /data/sub/file");
+    std::fs::create_dir(bundle.root().join("data/sub")).unwrap();
+    std::fs::write(bundle.root().join("data/sub/file"), "old\n").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", bundle.root().join("data/link")).unwrap();
+    bundle.mount("tmpfs", "/data", "tmpfs", &["tmpcopyup"]);
+    assert_eq!(bundle.run(), "old\n/etc/passwd\n");
+    assert_eq!(std::fs::read_to_string(bundle.root().join("data/sub/file")).unwrap(), "old\n");
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! The runtime's commands, from outside.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
