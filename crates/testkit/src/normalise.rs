@@ -24,6 +24,7 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         (r"\b\d+(\.\d+)?(e[+-]\d+)? ?([kMGT]?B|[KMGT]iB)\b", "<size>"),
         (r"\b\d+\.\d+%", "<n>%"),
         (r"\b(172|10|192)\.\d+\.\d+\.\d+\b", "<ip>"),
+        (r"<ip>/\d+", "<ip>/<n>"),
         (r"\b([0-9a-f]{2}:){5}[0-9a-f]{2}\b", "<mac>"),
         (r"\b(0\.0\.0\.0|127\.0\.0\.1|\[::\]):(3[2-9]|4\d|5\d|6\d)\d{3}\b", "$1:<ephemeral>"),
         (r"[ \t]+(\n|$)", "$1"),
@@ -85,7 +86,7 @@ mod tests {
     fn padding_and_sizes_go() {
         assert_eq!(plain("NAME      SIZE   \nbox  2.05MB"), "NAME  SIZE\nbox  <size>");
         assert_eq!(plain("0.0.0.0:32770->80/tcp"), "0.0.0.0:<ephemeral>->80/tcp");
-        assert_eq!(plain("172.17.0.2/16 02:42:ac:11:00:02"), "<ip>/16 <mac>");
+        assert_eq!(plain("172.17.0.2/16 02:42:ac:11:00:02"), "<ip>/<n> <mac>");
     }
 
     #[test]

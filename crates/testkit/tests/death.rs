@@ -37,7 +37,7 @@ fn an_exit_while_the_engine_is_dead_is_reported_as_it_was() {
         "run",
         "-d",
         "--name",
-        "c",
+        "subject",
         "-v",
         &format!("{}:/told", told.display()),
         "box",
@@ -45,16 +45,16 @@ fn an_exit_while_the_engine_is_dead_is_reported_as_it_was() {
         "-c",
         WAITS,
     ]);
-    let pid = state(&wharf, "c", "Pid");
+    let pid = state(&wharf, "subject", "Pid");
     engine.kill();
     std::fs::write(told.join("now"), "").expect("writable");
     wait_until("the container to end", PATIENCE, || !alive(&pid));
     engine.start();
-    assert_eq!(state(&wharf, "c", "Status"), "exited");
-    assert_eq!(state(&wharf, "c", "ExitCode"), "9");
-    assert_eq!(wharf.ok(&["wait", "c"]), "9");
-    assert_eq!(wharf.ok(&["logs", "c"]), "ready\nfarewell");
-    wharf.ok(&["rm", "c"]);
+    assert_eq!(state(&wharf, "subject", "Status"), "exited");
+    assert_eq!(state(&wharf, "subject", "ExitCode"), "9");
+    assert_eq!(wharf.ok(&["wait", "subject"]), "9");
+    assert_eq!(wharf.ok(&["logs", "subject"]), "ready\nfarewell");
+    wharf.ok(&["rm", "subject"]);
 }
 
 #[test]
@@ -64,8 +64,8 @@ fn an_automatic_removal_that_was_due_while_the_engine_was_dead_is_made_up_for() 
     let told = engine.dir().join("told");
     std::fs::create_dir(&told).expect("a fresh directory");
     let bind = format!("{}:/told", told.display());
-    wharf.ok(&["run", "-d", "--rm", "--name", "c", "-v", &bind, "box", "sh", "-c", WAITS]);
-    let pid = state(&wharf, "c", "Pid");
+    wharf.ok(&["run", "-d", "--rm", "--name", "subject", "-v", &bind, "box", "sh", "-c", WAITS]);
+    let pid = state(&wharf, "subject", "Pid");
     engine.kill();
     std::fs::write(told.join("now"), "").expect("writable");
     wait_until("the container to end", PATIENCE, || !alive(&pid));
@@ -99,13 +99,13 @@ fn without_live_restore_a_clean_shutdown_stops_containers() {
     let engine = EngineBuilder::default().argument("--live-restore=false").start();
     engine.load(&image::archive());
     let wharf = engine.wharf();
-    wharf.ok(&["run", "-d", "--name", "c", "-t", "--stop-timeout", "1", "box", "sleep", "600"]);
-    let pid = state(&wharf, "c", "Pid");
+    wharf.ok(&["run", "-d", "--name", "subject", "-t", "--stop-timeout", "1", "box", "sleep", "600"]);
+    let pid = state(&wharf, "subject", "Pid");
     assert!(engine.terminate().success());
     wait_until("the container to be stopped", PATIENCE, || !alive(&pid));
     engine.start();
-    assert_eq!(state(&wharf, "c", "Status"), "exited");
-    wharf.ok(&["rm", "c"]);
+    assert_eq!(state(&wharf, "subject", "Status"), "exited");
+    wharf.ok(&["rm", "subject"]);
 }
 
 /// The process that watches over a container: its parent.
@@ -119,31 +119,31 @@ fn parent(pid: &str) -> i32 {
 fn the_death_of_a_shim_is_told_as_it_is() {
     let engine = Engine::with_image();
     let wharf = engine.wharf();
-    wharf.ok(&["run", "-d", "--name", "c", "box", "sleep", "600"]);
-    let pid = state(&wharf, "c", "Pid");
+    wharf.ok(&["run", "-d", "--name", "subject", "box", "sleep", "600"]);
+    let pid = state(&wharf, "subject", "Pid");
     let shim = parent(&pid);
     kill_process(Pid::from_raw(shim).expect("a process"), Signal::KILL).expect("root may");
-    wait_until("the loss to be reported", PATIENCE, || state(&wharf, "c", "Status") == "exited");
+    wait_until("the loss to be reported", PATIENCE, || state(&wharf, "subject", "Status") == "exited");
     assert!(!alive(&pid), "it is reported as ended and still runs");
-    assert_ne!(state(&wharf, "c", "ExitCode"), "0", "nobody saw it succeed");
-    assert_eq!(wharf.ok(&["start", "c"]), "c");
-    assert_eq!(wharf.ok(&["exec", "c", "echo", "back"]), "back");
-    wharf.ok(&["rm", "-f", "c"]);
+    assert_ne!(state(&wharf, "subject", "ExitCode"), "0", "nobody saw it succeed");
+    assert_eq!(wharf.ok(&["start", "subject"]), "subject");
+    assert_eq!(wharf.ok(&["exec", "subject", "echo", "back"]), "back");
+    wharf.ok(&["rm", "-f", "subject"]);
 }
 
 #[test]
 fn the_death_of_engine_and_shim_together_is_told_by_the_next_engine() {
     let engine = Engine::with_image();
     let wharf = engine.wharf();
-    wharf.ok(&["run", "-d", "--name", "c", "box", "sleep", "600"]);
-    let pid = state(&wharf, "c", "Pid");
+    wharf.ok(&["run", "-d", "--name", "subject", "box", "sleep", "600"]);
+    let pid = state(&wharf, "subject", "Pid");
     let shim = parent(&pid);
     engine.kill();
     kill_process(Pid::from_raw(shim).expect("a process"), Signal::KILL).expect("root may");
     engine.start();
-    wait_until("the loss to be reported", PATIENCE, || state(&wharf, "c", "Status") == "exited");
+    wait_until("the loss to be reported", PATIENCE, || state(&wharf, "subject", "Status") == "exited");
     assert!(!alive(&pid), "it is reported as ended and still runs");
-    wharf.ok(&["rm", "c"]);
+    wharf.ok(&["rm", "subject"]);
 }
 
 #[test]

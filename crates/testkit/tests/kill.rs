@@ -9,13 +9,15 @@
 
 #![expect(clippy::print_stdout, reason = "a run says its seed and how much it did")]
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wharf_testkit::random::Random;
-use wharf_testkit::{Api, Engine, PATIENCE, Reference, image, retry_until};
+use wharf_testkit::{Api, Engine, PATIENCE, Reference, image, retry_until, wait_until};
 
 const WORKERS: u64 = 20;
 
@@ -28,12 +30,16 @@ while :; do
   [ $((i % 10)) = 0 ] && usleep 50000
 done";
 
+/// The engine's word for "not yet".
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
 /// What has been seen, so that a run that did too little does not count.
 #[derive(Default)]
 struct Tally {
     lines: AtomicU64,
     containers: AtomicU64,
     retries: AtomicU64,
+    pages: AtomicU64,
 }
 
 /// What all workers share.
@@ -107,6 +113,23 @@ impl Run {
         }
     }
 
+    /// Starts it once: when the engine dies over the request, the next one knows whether it ran, even if it has ended.
+    fn start(&self, id: &str) {
+        loop {
+            match self.api.request("POST", &format!("/containers/{id}/start"), None) {
+                Ok(answer) => {
+                    assert_eq!(answer.status, 204, "start of {id}: {}", answer.message());
+                    return;
+                }
+                Err(_) if self.inspect(id)["State"]["StartedAt"] != NEVER => {
+                    self.tally.retries.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
     fn expect(&self, what: &str, method: &str, path: &str, first: &[u16], repeated: &[u16]) {
         let (status, json, again) = self.ask(method, path, None);
         let fine = first.contains(&status) || again && repeated.contains(&status);
@@ -118,7 +141,7 @@ impl Run {
         let end = [End::Stopped, End::Stopped, End::Killed, End::ByItself][random.between(0, 4) as usize];
         let last = if end == End::ByItself { random.between(1, 400) } else { 1_000_000_000 };
         let id = self.create(name, last);
-        self.expect("start", "POST", &format!("/containers/{id}/start"), &[204], &[304]);
+        self.start(&id);
         match end {
             End::ByItself => {}
             End::Stopped | End::Killed => self.watch(&id, Duration::from_millis(random.between(100, 3000))),
@@ -154,10 +177,24 @@ impl Run {
             (state["Pid"].clone(), state["StartedAt"].clone(), json["RestartCount"].clone())
         };
         let first = identity(&self.inspect(id));
-        assert!(first.0.as_i64().is_some_and(|pid| pid > 0), "a running container has a process");
+        let pid = first.0.as_i64().filter(|pid| *pid > 0).expect("a running container has a process");
         while since.elapsed() < time && !self.stop.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(50));
             assert_eq!(identity(&self.inspect(id)), first, "container {id} is not the same any more");
+            let interfaces = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).expect("it runs");
+            assert!(interfaces.contains("eth0:"), "container {id} has lost its network:\n{interfaces}");
+        }
+    }
+
+    /// A web server whose published port answers at every moment.
+    fn serve(&self, port: u16) {
+        let _stop_the_others = StopOnPanic(&self.stop);
+        while !self.stop.load(Ordering::Relaxed) {
+            let page =
+                fetch(port).unwrap_or_else(|error| panic!("the published port does not answer: {error}"));
+            assert!(page.ends_with("hello from the container\n"), "{page:?}");
+            self.tally.pages.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -201,8 +238,19 @@ impl Run {
     }
 
     /// Lets the workers run while `disturb` does its work.
-    fn go(&self, random: &mut Random, tag: &str, disturb: impl FnOnce(&mut Random)) {
+    fn go(&self, random: &mut Random, tag: &str, port: u16, disturb: impl FnOnce(&mut Random)) {
+        let name = format!("kill-{tag}-web");
+        let body = json!({
+            "Image": image::NAME, "Cmd": ["httpd", "-f", "-h", "/www"], "ExposedPorts": {"80/tcp": {}},
+            "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": port.to_string()}]}},
+        });
+        self.ask("DELETE", &format!("/containers/{name}?force=1"), None);
+        let (status, json, _) = self.ask("POST", &format!("/containers/create?name={name}"), Some(&body));
+        assert_eq!(status, 201, "{json}");
+        self.expect("start", "POST", &format!("/containers/{name}/start"), &[204], &[]);
+        wait_until("the web server to answer", PATIENCE, || fetch(port).is_ok());
         std::thread::scope(|scope| {
+            scope.spawn(|| self.serve(port));
             for number in 0..WORKERS {
                 let random = random.fork(number);
                 scope.spawn(move || self.worker(number, random, tag));
@@ -210,13 +258,15 @@ impl Run {
             let _end = StopAlways(&self.stop);
             disturb(random);
         });
+        self.expect("remove", "DELETE", &format!("/containers/{name}?force=1"), &[204], &[]);
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
         println!(
-            "{} engine deaths, {} containers, {} lines, {} repeated requests",
+            "{} engine deaths, {} containers, {} lines, {} repeated requests, {} pages from a published port",
             count(&self.deaths),
             count(&self.tally.containers),
             count(&self.tally.lines),
-            count(&self.tally.retries)
+            count(&self.tally.retries),
+            count(&self.tally.pages),
         );
         assert!(count(&self.tally.containers) >= WORKERS, "too little happened for the run to mean anything");
     }
@@ -240,6 +290,16 @@ impl Drop for StopAlways<'_> {
     }
 }
 
+/// The page of the web server, over the host's loopback.
+fn fetch(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
+}
+
 /// The payloads of a multiplexed stream: eight bytes of header with the length in the last four, then the payload.
 fn frames(mut bytes: &[u8]) -> Vec<u8> {
     let mut payload = Vec::new();
@@ -259,7 +319,7 @@ fn killing_the_engine_disturbs_no_container() {
     let engine = Engine::with_image();
     let run = Run::new(engine.api());
     let downtimes = Mutex::new(Vec::new());
-    run.go(&mut random, "w", |random| {
+    run.go(&mut random, "w", engine.port(0), |random| {
         for _ in 0..kills {
             std::thread::sleep(Duration::from_millis(random.between(20, 800)));
             if run.stop.load(Ordering::Relaxed) {
@@ -297,5 +357,5 @@ fn the_harness_is_true_to_the_real_docker() {
     let docker = reference.docker();
     assert_eq!(docker.run_with_input(&["load"], &image::archive()).code, 0);
     let mut random = Random::from_env("WHARF_TEST_SEED");
-    Run::new(reference.api()).go(&mut random, "d", |_| std::thread::sleep(Duration::from_secs(8)));
+    Run::new(reference.api()).go(&mut random, "d", 20_990, |_| std::thread::sleep(Duration::from_secs(8)));
 }
