@@ -118,9 +118,10 @@ impl Reference {
         if self.domain != DEFAULT_DOMAIN {
             return self.name();
         }
-        match self.path.strip_prefix(OFFICIAL) {
-            // A bare word that reads as a domain would not come back as this reference.
-            Some(word) if !word.contains('/') => word.to_owned(),
+        match (self.path.strip_prefix(OFFICIAL), self.path.split_once('/')) {
+            (Some(word), _) if !word.contains('/') => word.to_owned(),
+            // Without the registry its first part would be taken for one.
+            (_, Some((first, _))) if reads_as_domain(first) => self.name(),
             _ => self.path.clone(),
         }
     }
@@ -173,15 +174,18 @@ impl Reference {
     }
 }
 
-/// Splits off the registry. The first component is one only if it cannot be a namespace: it has a dot or a port,
-/// is `localhost`, or has upper case.
+/// The first component is a registry only if it cannot be a namespace: it has a dot or a port, is `localhost`, or has
+/// upper case.
+fn reads_as_domain(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase)
+}
+
+/// Splits off the registry.
 fn split_domain(text: &str) -> (&str, String) {
     let Some((first, rest)) = text.split_once('/') else {
         return (DEFAULT_DOMAIN, format!("{OFFICIAL}{text}"));
     };
-    let is_domain =
-        first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase);
-    let (domain, rest) = match is_domain {
+    let (domain, rest) = match reads_as_domain(first) {
         true if first == LEGACY_DOMAIN => (DEFAULT_DOMAIN, rest),
         true => (first, rest),
         false => (DEFAULT_DOMAIN, text),
@@ -312,8 +316,10 @@ mod tests {
             ("localhost:5000/x:y", "localhost:5000/x:y", "localhost:5000/x:y"),
             ("LOCAL/x", "LOCAL/x", "LOCAL/x"),
             ("[::1]:5000/a/b/c", "[::1]:5000/a/b/c", "[::1]:5000/a/b/c"),
-            ("quay.io/a__b/c-.".trim_end_matches("-."), "quay.io/a__b/c", "quay.io/a__b/c"),
+            ("quay.io/a__b/c---d", "quay.io/a__b/c---d", "quay.io/a__b/c---d"),
             ("docker.io/library/a/b", "docker.io/library/a/b", "library/a/b"),
+            ("docker.io/a.b/c", "docker.io/a.b/c", "docker.io/a.b/c"),
+            ("docker.io/localhost/c", "docker.io/localhost/c", "docker.io/localhost/c"),
         ] {
             let reference = Reference::parse_normalized(typed).unwrap();
             assert_eq!(reference.to_string(), full, "{typed}");
