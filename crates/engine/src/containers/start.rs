@@ -243,7 +243,7 @@ impl Engine {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.inner.shim.as_raw_fd()));
         command.arg0("wharf-shim").arg("run").arg(file);
         command.stdin(Stdio::from(control)).stdout(Stdio::null()).stderr(Stdio::from(log));
-        command.env_clear().current_dir("/");
+        command.env_clear().envs(wharf_shim::protocol::ENVIRONMENT).current_dir("/");
         command
     }
 

@@ -16,8 +16,8 @@ use wharf_linux::cgroup::Cgroup;
 use wharf_linux::seqpacket;
 use wharf_shim::client::{Client, ClientError};
 use wharf_shim::protocol::{
-    EXIT_FILE, Event, ExitRecord, ExitStatus, FailureKind, PID_FILE, Reply, Request, SOCKET_FILE, ShimConfig,
-    VERSION,
+    ENVIRONMENT, EXIT_FILE, Event, ExitRecord, ExitStatus, FailureKind, PID_FILE, Reply, Request,
+    SOCKET_FILE, ShimConfig, VERSION,
 };
 use wharf_shim::spool::{Entry, Lines, Origin, Piece, Position, Reader, Stream};
 
@@ -122,6 +122,8 @@ impl Plan {
         let shim = Command::new(env!("CARGO_BIN_EXE_wharf-shim"))
             .arg("run")
             .arg(&config)
+            .env_clear()
+            .envs(ENVIRONMENT)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(File::create(self.dir.path().join("shim.log")).unwrap())
