@@ -93,6 +93,18 @@ fn a_container_that_cannot_be_made_is_reported_at_once() {
 }
 
 #[test]
+fn output_that_cannot_be_kept_is_an_error_at_once() {
+    let plan = Plan::new(&["true"]);
+    std::fs::write(&plan.config.log_dir, "in the way").unwrap();
+    let mut case = plan.launch();
+    match case.event().0 {
+        Event::Failed { message, .. } => assert!(message.contains("/log: Not a directory"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(!case.gone().success());
+}
+
+#[test]
 fn an_engine_that_dies_before_the_start_leaves_nothing() {
     let mut case = Plan::new(&["sleep", "1000"]).create();
     case.client = None;

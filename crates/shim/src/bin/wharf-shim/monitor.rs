@@ -94,7 +94,10 @@ impl Monitor {
     pub(crate) fn create(config: &Path, control: &OwnedFd, score: Option<i32>) -> Result<Self, Failure> {
         let config = container::load_config(config)?;
         let limits = Limits { segment_bytes: config.log_segment_bytes, segments: config.log_segments };
-        // The init first: it prepares itself while the rest is made.
+        // What a full disk refuses is found out before anything else is made.
+        let writer =
+            Writer::open(&config.log_dir, limits).map_err(|error| Failure::invalid(error.to_string()))?;
+        // The init prepares itself while the rest is made.
         let (starting, ends) = container::create(&config, score)?;
         let pid = starting.pid();
         let announce = Event::Created { pid };
@@ -106,8 +109,6 @@ impl Monitor {
         connections.tell(owner, announce, vec![pidfd]);
         connections.flush(&poller, Default::default());
 
-        let writer =
-            Writer::open(&config.log_dir, limits).map_err(|error| Failure::invalid(error.to_string()))?;
         let mut output = Output::new(writer, limits.capacity());
         for (end, stream) in [(ends.stdout, Stream::Stdout), (ends.stderr, Stream::Stderr)] {
             if let Some(fd) = end {
