@@ -19,8 +19,8 @@ use wharf_linux::process::signal;
 use wharf_linux::{daemon, hostfs, seqpacket};
 use wharf_runtime::{Running, Starting};
 use wharf_shim::protocol::{
-    EXIT_FILE, Event, ExitRecord, ExitStatus, PID_FILE, Reply, Request, SOCKET_FILE, ShimConfig, ShimState,
-    VERSION,
+    EXIT_FILE, Event, ExitRecord, ExitStatus, FailureKind, PID_FILE, Reply, Request, SOCKET_FILE, ShimConfig,
+    ShimState, VERSION,
 };
 use wharf_shim::spool::{Limits, Stream, Writer};
 
@@ -95,8 +95,8 @@ impl Monitor {
         let config = container::load_config(config)?;
         let limits = Limits { segment_bytes: config.log_segment_bytes, segments: config.log_segments };
         // What a full disk refuses is found out before anything else is made.
-        let writer =
-            Writer::open(&config.log_dir, limits).map_err(|error| Failure::invalid(error.to_string()))?;
+        let writer = Writer::open(&config.log_dir, limits)
+            .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))?;
         // The init prepares itself while the rest is made.
         let (starting, ends) = container::create(&config, score)?;
         let pid = starting.pid();
