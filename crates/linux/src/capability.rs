@@ -15,9 +15,6 @@ impl Set {
     }
 }
 
-/// Number of `CAP_SYS_ADMIN`.
-pub const SYS_ADMIN: u8 = 21;
-
 /// The five sets of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sets {
@@ -84,21 +81,7 @@ pub fn apply(sets: &Sets) -> io::Result<()> {
     Ok(())
 }
 
-/// The calling process's permitted set.
+/// The calling process's permitted set: what it can have and hand on.
 pub fn permitted() -> io::Result<Set> {
     Ok(Set(rustix::thread::capabilities(None)?.permitted.bits()))
-}
-
-/// Every capability the process could hand on: its bounding set.
-pub fn bounding() -> Set {
-    let mut set = 0;
-    for number in 0..=HIGHEST {
-        // SAFETY: takes no pointers.
-        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0, 0, 0) } {
-            1 => set |= 1 << number,
-            0 => {}
-            _ => break,
-        }
-    }
-    Set(set)
 }

@@ -11,7 +11,7 @@ pub(crate) fn sets(capabilities: Option<&LinuxCapabilities>) -> Sets {
     };
     // What the kernel does not know, or we may not hand on, cannot be given. As in runc, that is not an error:
     // configurations list the newest kernel's capabilities.
-    let possible = wharf_linux::capability::bounding().0;
+    let possible = wharf_linux::capability::permitted().map_or(u64::MAX, |set| set.0);
     let given = |set| Set(bits(set).0 & possible);
     let permitted = given(listed.permitted());
     let inheritable = given(listed.inheritable());

@@ -1,6 +1,7 @@
 //! From a policy to instructions.
 //!
-//! Code is built from its end to its start, so that the distance of every forward jump is known when it is written.
+//! Almost all leaves of the tree are one instruction; only conditions on arguments need more. Jumps go forward only, as
+//! BPF demands.
 
 use super::{Action, ArchRules, Compare, CompileError, Condition, Instruction, Policy, Program, Rule};
 
@@ -29,85 +30,105 @@ const fn branch(code: u16, value: u32, jump_true: u8, jump_false: u8) -> Instruc
 
 /// Compiles a policy.
 pub fn compile(policy: &Policy) -> Result<Program, CompileError> {
-    let mut tail = vec![op(RETURN, policy.other_arch.code())];
-    for arch in policy.arches.iter().rev() {
-        let body = arch_body(arch, policy.default)?;
-        // If it is not this architecture, cross the body; the distance may be more than a conditional jump can hold.
-        let mut section =
-            vec![branch(JUMP_EQ, arch.arch, 1, 0), op(JUMP, length(&body)), op(LOAD, OFFSET_NR)];
-        section[1].value += 1;
-        section.extend(body);
-        section.append(&mut tail);
-        tail = section;
-    }
     let mut program = vec![op(LOAD, OFFSET_ARCH)];
-    program.append(&mut tail);
+    for arch in &policy.arches {
+        // If it is not this architecture, cross its part; that may be further than a conditional jump reaches.
+        program.extend([branch(JUMP_EQ, arch.arch, 1, 0), op(JUMP, 0), op(LOAD, OFFSET_NR)]);
+        let start = program.len();
+        emit_tree(&leaves(arch, policy)?, &mut program);
+        program[start - 2].value = 1 + (program.len() - start) as u32;
+    }
+    program.push(op(RETURN, policy.other_arch.code()));
     if program.len() > MAX_INSTRUCTIONS {
         return Err(CompileError::TooLong(program.len()));
     }
     Ok(Program(program))
 }
 
-/// A range of numbers from `first` up to the next leaf's, and the code for them.
+/// The numbers from `first` up to the next leaf's, and what to do with them.
 struct Leaf {
     first: u32,
-    code: Vec<Instruction>,
+    code: Code,
 }
 
-fn arch_body(arch: &ArchRules, default: Action) -> Result<Vec<Instruction>, CompileError> {
+#[derive(PartialEq, Eq)]
+enum Code {
+    Always(Action),
+    Depends(Vec<Instruction>),
+}
+
+/// Cuts the numbers into ranges with one answer each.
+fn leaves(arch: &ArchRules, policy: &Policy) -> Result<Vec<Leaf>, CompileError> {
     let fallback = |number: u32| {
         let range = arch.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&number));
-        range.map_or(default, |(_, _, action)| *action)
+        range.map_or(policy.default, |(_, _, action)| *action)
     };
+    let mut calls = arch.calls.clone();
+    calls.sort_by_key(|(number, _)| *number); // stable: the rules of a number keep their order
     // Every number at which the answer may change.
-    let mut edges: Vec<u32> = vec![0];
-    for number in arch.rules.keys() {
-        edges.extend([*number, number.saturating_add(1)]);
-    }
-    for (first, last, _) in &arch.ranges {
-        edges.extend([*first, last.saturating_add(1)]);
-    }
+    let mut edges: Vec<u32> = Vec::with_capacity(2 * calls.len() + 2 * arch.ranges.len() + 1);
+    edges.push(0);
+    edges.extend(calls.iter().flat_map(|(number, _)| [*number, number.saturating_add(1)]));
+    edges.extend(arch.ranges.iter().flat_map(|(first, last, _)| [*first, last.saturating_add(1)]));
     edges.sort_unstable();
     edges.dedup();
-    let mut leaves: Vec<Leaf> = Vec::with_capacity(edges.len());
+    let mut leaves: Vec<Leaf> = Vec::new();
+    let mut rest = &calls[..];
     for first in edges {
-        let fallback = fallback(first);
-        let code = match arch.rules.get(&first) {
-            Some(rules) => rule_chain(rules, fallback)?,
-            None => vec![op(RETURN, fallback.code())],
-        };
+        let own = rest.iter().take_while(|(number, _)| *number == first).count();
+        let (own, behind) = rest.split_at(own);
+        rest = behind;
+        let code = answer(own.iter().map(|(_, rule)| &policy.rules[*rule]), fallback(first))?;
         if leaves.last().is_none_or(|last| last.code != code) {
             leaves.push(Leaf { first, code });
         }
     }
-    Ok(tree(&leaves))
+    Ok(leaves)
 }
 
-fn tree(leaves: &[Leaf]) -> Vec<Instruction> {
-    if let [leaf] = leaves {
-        return leaf.code.clone();
-    }
+/// A balanced tree of comparisons over the leaves, in the order: comparison, lower half, upper half.
+fn emit_tree(leaves: &[Leaf], out: &mut Vec<Instruction>) {
     let (low, high) = leaves.split_at(leaves.len() / 2);
-    let (low_code, high_code) = (tree(low), tree(high));
-    let Some(pivot) = high.first().map(|leaf| leaf.first) else { return low_code };
-    let mut code = match u8::try_from(low_code.len()) {
-        Ok(distance) => vec![branch(JUMP_GE, pivot, distance, 0)],
-        Err(_) => vec![branch(JUMP_GE, pivot, 0, 1), op(JUMP, length(&low_code))],
-    };
-    code.extend(low_code);
-    code.extend(high_code);
-    code
+    let [pivot, ..] = high else { return };
+    if low.is_empty() {
+        match &pivot.code {
+            Code::Always(action) => out.push(op(RETURN, action.code())),
+            Code::Depends(code) => out.extend(code),
+        }
+        return;
+    }
+    let at = out.len();
+    out.push(branch(JUMP_GE, pivot.first, 0, 0));
+    emit_tree(low, out);
+    let distance = out.len() - at - 1;
+    match u8::try_from(distance) {
+        Ok(distance) => out[at].jump_true = distance,
+        Err(_) => {
+            // Too far for a conditional jump. Jumps inside the half are relative and move with it.
+            out[at].jump_false = 1;
+            out.insert(at + 1, op(JUMP, distance as u32));
+        }
+    }
+    emit_tree(high, out);
 }
 
-fn rule_chain(rules: &[Rule], fallback: Action) -> Result<Vec<Instruction>, CompileError> {
-    // Rules after one that always holds can never be reached.
-    let end = rules.iter().position(|rule| rule.conditions.is_empty());
-    let (conditional, last) = match end {
-        Some(end) => (&rules[..end], rules[end].action),
-        None => (rules, fallback),
-    };
+/// What happens to a call with these rules.
+fn answer<'a>(rules: impl Iterator<Item = &'a Rule>, fallback: Action) -> Result<Code, CompileError> {
+    let mut conditional = Vec::new();
+    let mut last = fallback;
+    for rule in rules {
+        if rule.conditions.is_empty() {
+            // Rules behind one that always holds can never be reached.
+            last = rule.action;
+            break;
+        }
+        conditional.push(rule);
+    }
+    if conditional.is_empty() {
+        return Ok(Code::Always(last));
+    }
     let mut tail = vec![op(RETURN, last.code())];
-    for rule in conditional.iter().rev().filter(|rule| rule.action != last || rules.len() > 1) {
+    for rule in conditional.iter().rev() {
         let mut code = vec![op(RETURN, rule.action.code())];
         for condition in rule.conditions.iter().rev() {
             let mut test = test(condition, code.len())?;
@@ -117,7 +138,7 @@ fn rule_chain(rules: &[Rule], fallback: Action) -> Result<Vec<Instruction>, Comp
         code.append(&mut tail);
         tail = code;
     }
-    Ok(tail)
+    Ok(Code::Depends(tail))
 }
 
 /// Code that falls through if the condition holds and else jumps over the `rest` instructions that follow it.
@@ -167,25 +188,25 @@ fn test(condition: &Condition, rest: usize) -> Result<Vec<Instruction>, CompileE
     })
 }
 
-fn length(code: &[Instruction]) -> u32 {
-    code.len() as u32
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{ARCH_X86, ARCH_X86_64, evaluate};
     use super::*;
 
     fn policy(rules: &[(u32, Vec<Rule>)]) -> Policy {
-        let rules = rules.iter().cloned().collect();
+        let (mut all, mut calls) = (Vec::new(), Vec::new());
+        for (number, rules) in rules.iter().rev() {
+            for rule in rules {
+                calls.push((*number, all.len()));
+                all.push(rule.clone());
+            }
+        }
+        let ranges = vec![(900, u32::MAX, Action::Errno(38))];
         Policy {
             default: Action::Errno(1),
             other_arch: Action::KillProcess,
-            arches: vec![ArchRules {
-                arch: ARCH_X86_64,
-                rules,
-                ranges: vec![(900, u32::MAX, Action::Errno(38))],
-            }],
+            rules: all,
+            arches: vec![ArchRules { arch: ARCH_X86_64, calls, ranges }],
         }
     }
 

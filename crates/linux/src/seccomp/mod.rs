@@ -12,7 +12,6 @@ pub use compile::compile;
 pub use evaluate::evaluate;
 
 use crate::namespace::check;
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -103,14 +102,15 @@ pub const ARCH_ARM: u32 = 0x4000_0028;
 /// Bit in the number of every x32 system call.
 pub const X32_BIT: u32 = 0x4000_0000;
 
-/// Rules of one architecture by system call number. For one number the first rule whose conditions hold decides.
+/// What one architecture's system calls are subject to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchRules {
     /// Audit architecture.
     pub arch: u32,
-    /// By number.
-    pub rules: BTreeMap<u32, Vec<Rule>>,
-    /// Ranges of numbers (both ends included) without rules and the action for them, instead of the default.
+    /// System call numbers with indices into [`Policy::rules`], in any order of numbers. For one number the first
+    /// rule whose conditions hold decides.
+    pub calls: Vec<(u32, usize)>,
+    /// Ranges of numbers (both ends included) and the action for those without rules, instead of the default.
     pub ranges: Vec<(u32, u32, Action)>,
 }
 
@@ -121,6 +121,8 @@ pub struct Policy {
     pub default: Action,
     /// For architectures that are not listed.
     pub other_arch: Action,
+    /// Shared by all architectures.
+    pub rules: Vec<Rule>,
     /// By architecture.
     pub arches: Vec<ArchRules>,
 }

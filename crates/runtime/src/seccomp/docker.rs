@@ -83,9 +83,7 @@ const ENOSYS: u16 = 38;
 /// The profile for a container with these capabilities (its bounding set).
 pub(super) fn build(capabilities: Set, builder: &mut Builder) {
     let mut allow = |names: &str, conditions: &[Condition]| {
-        for name in names.split_whitespace() {
-            builder.rule(name, conditions, Action::Allow);
-        }
+        builder.rule(names.split_whitespace(), conditions.to_vec(), Action::Allow);
     };
     allow(ALLOWED, &[]);
     let refuse = |value| Condition { argument: 0, compare: Compare::NotEqual, value };
@@ -103,6 +101,6 @@ pub(super) fn build(capabilities: Set, builder: &mut Builder) {
         let none = Condition { argument: 0, compare: Compare::Masked(NEW_NAMESPACES), value: 0 };
         allow("clone", &[none]);
         // Its flags are behind a pointer, out of a filter's sight: programs fall back to clone.
-        builder.rule("clone3", &[], Action::Errno(ENOSYS));
+        builder.rule(std::iter::once("clone3"), Vec::new(), Action::Errno(ENOSYS));
     }
 }

@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::spec::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, Spec,
 };
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use wharf_linux::capability::Set;
 use wharf_linux::seccomp::{
@@ -73,9 +72,7 @@ fn from_spec(seccomp: &LinuxSeccomp) -> Result<Filter> {
         if syscall.names().is_empty() {
             return Err(Error::invalid("a rule of linux.seccomp names no system call"));
         }
-        for name in syscall.names() {
-            builder.rule(name, &conditions, action);
-        }
+        builder.rule(syscall.names().iter().map(String::as_str), conditions, action);
     }
     builder.finish(flags(seccomp.flags().as_deref())?)
 }
@@ -263,41 +260,41 @@ fn x32_number(name: &str, shared: Option<u32>) -> Option<u32> {
     own.or(shared).map(|number| number | X32_BIT)
 }
 
-/// Collects rules by architecture.
+/// Collects rules.
 struct Builder {
     default: Action,
-    abis: Vec<AbiRules>,
+    rules: Vec<Rule>,
+    abis: Vec<AbiCalls>,
 }
 
-struct AbiRules {
+struct AbiCalls {
     abi: Abi,
     /// Shared by the 64-bit and the x32 ABI.
     numbers: Rc<Table>,
-    rules: BTreeMap<u32, Vec<Rule>>,
+    /// Numbers with the index of a rule.
+    calls: Vec<(u32, usize)>,
 }
 
 impl Builder {
     fn new(default: Action, abis: &[Abi]) -> Self {
-        let mut list: Vec<AbiRules> = Vec::new();
+        let mut list: Vec<AbiCalls> = Vec::new();
         for abi in abis {
-            let shared = list
-                .iter()
-                .find(|known| known.abi.audit() == abi.audit())
-                .map(|known| Rc::clone(&known.numbers));
-            let numbers = shared.unwrap_or_else(|| Rc::new(Table::new(*abi)));
-            list.push(AbiRules { abi: *abi, numbers, rules: BTreeMap::new() });
+            let same = list.iter().find(|known| known.abi.audit() == abi.audit());
+            let numbers = same.map_or_else(|| Rc::new(Table::new(*abi)), |known| Rc::clone(&known.numbers));
+            list.push(AbiCalls { abi: *abi, numbers, calls: Vec::with_capacity(512) });
         }
-        Self { default, abis: list }
+        Self { default, rules: Vec::new(), abis: list }
     }
 
     /// Adds a rule. Profiles name calls of many architectures and newer kernels: an unknown name says nothing.
-    fn rule(&mut self, name: &str, conditions: &[Condition], action: Action) {
-        for table in &mut self.abis {
-            let number = table.numbers.number(name);
-            let number = if table.abi == Abi::X32 { x32_number(name, number) } else { number };
-            if let Some(number) = number {
-                let rules = table.rules.entry(number).or_default();
-                rules.push(Rule { conditions: conditions.to_vec(), action });
+    fn rule<'a>(&mut self, names: impl Iterator<Item = &'a str>, conditions: Vec<Condition>, action: Action) {
+        let index = self.rules.len();
+        self.rules.push(Rule { conditions, action });
+        for name in names {
+            for AbiCalls { abi, numbers, calls } in &mut self.abis {
+                let number = numbers.number(name);
+                let number = if *abi == Abi::X32 { x32_number(name, number) } else { number };
+                calls.extend(number.map(|number| (number, index)));
             }
         }
     }
@@ -305,8 +302,8 @@ impl Builder {
     fn finish(self, flags: LoadFlags) -> Result<Filter> {
         let default = self.default;
         let mut arches: Vec<ArchRules> = Vec::new();
-        for AbiRules { abi, rules, .. } in self.abis {
-            let newest = rules.keys().next_back().copied();
+        for AbiCalls { abi, calls, .. } in self.abis {
+            let newest = calls.iter().map(|(number, _)| *number).max();
             let range_end = if abi == Abi::X86_64 { X32_BIT - 1 } else { u32::MAX };
             let mut ranges = Vec::new();
             // Calls newer than all the profile knows do not exist for the container: programs then use older ones,
@@ -319,19 +316,19 @@ impl Builder {
             }
             match arches.iter_mut().find(|a| a.arch == abi.audit()) {
                 Some(arch) => {
-                    arch.rules.extend(rules);
+                    arch.calls.extend(calls);
                     arch.ranges.extend(ranges);
                 }
-                None => arches.push(ArchRules { arch: abi.audit(), rules, ranges }),
+                None => arches.push(ArchRules { arch: abi.audit(), calls, ranges }),
             }
         }
         // The 64-bit table without x32: those numbers are refused, not unknown.
         for arch in arches.iter_mut().filter(|a| a.arch == ARCH_X86_64) {
-            if !arch.rules.keys().any(|n| n & X32_BIT != 0) && default != Action::Allow {
+            if !arch.calls.iter().any(|(n, _)| n & X32_BIT != 0) && default != Action::Allow {
                 arch.ranges.push((X32_BIT, u32::MAX, Action::KillThread));
             }
         }
-        let policy = Policy { default, other_arch: Action::KillThread, arches };
+        let policy = Policy { default, other_arch: Action::KillThread, rules: self.rules, arches };
         let program = compile(&policy).map_err(|e| Error::invalid(format!("linux.seccomp: {e}")))?;
         Ok(Filter { program, flags })
     }
