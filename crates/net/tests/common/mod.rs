@@ -369,3 +369,36 @@ pub(crate) fn hijack_loopback(interface: &str, gateway: Ipv4Addr) {
         });
     });
 }
+
+/// Makes a bridge that is up.
+pub(crate) fn make_bridge(name: &str) {
+    talk(|batch| {
+        let up = [[0; 4], [0; 4], [1, 0, 0, 0], [1, 0, 0, 0]].concat();
+        batch.push(16, CREATE, &up, |link| {
+            link.string(3, name).nest(18, |info| {
+                info.string(1, "bridge");
+            });
+        });
+    });
+}
+
+/// How many ports a table publishes.
+pub(crate) fn published(table: &str) -> usize {
+    let mut count = 0;
+    for map in ["published", "published_on_address"] {
+        let mut batch = Batch::new();
+        batch.push(10 << 8 | 13, Batch::DUMP, &[2, 0, 0, 0], |attributes| {
+            attributes.string(1, table).string(2, map);
+        });
+        Socket::open(Family::Netfilter)
+            .unwrap()
+            .exchange(&mut batch, &mut |frame| {
+                let list =
+                    wharf_linux::netlink::Attributes::after(frame.payload, 4).find(3)?.unwrap_or_default();
+                count += wharf_linux::netlink::Attributes::new(list).count();
+                Ok(())
+            })
+            .unwrap();
+    }
+    count
+}
