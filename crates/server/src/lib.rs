@@ -12,6 +12,7 @@
 
 mod adapt;
 mod convert;
+mod drain;
 mod error;
 mod hijack;
 mod request;

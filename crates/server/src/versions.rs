@@ -10,6 +10,7 @@ use wharf_api::version::ApiVersion;
 use wharf_engine::Engine;
 
 use crate::convert::system::VERSION;
+use crate::drain::drained;
 use crate::error::{Failure, Result};
 use crate::request::Version;
 use crate::routes;
@@ -20,7 +21,8 @@ pub fn router(engine: Engine) -> Router {
     Router::new().fallback(move |request: Request| dispatch(routes.clone(), request))
 }
 
-async fn dispatch(routes: Router, mut request: Request) -> Response {
+async fn dispatch(routes: Router, request: Request) -> Response {
+    let mut request = request.map(drained);
     let mut response = match take_version(request.uri()) {
         _ if request.method() == Method::OPTIONS => StatusCode::OK.into_response(),
         Ok((version, uri)) => {

@@ -20,7 +20,7 @@ pub(super) fn routes() -> Router<Engine> {
         .route("/volumes", get(list))
         .route("/volumes/create", post(create))
         .route("/volumes/prune", post(prune))
-        .route("/volumes/{name}", get(inspect).delete(remove))
+        .route("/volumes/{name}", get(inspect).delete(remove).put(update))
 }
 
 async fn list(State(engine): State<Engine>, query: Query) -> Result<Response> {
@@ -53,6 +53,10 @@ async fn inspect(State(engine): State<Engine>, Path(name): Path<String>) -> Resu
 async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
     engine.remove_volume(&name, query.flag("force")).await?;
     Ok(response::no_content())
+}
+
+async fn update() -> Failure {
+    Failure::not_implemented("updating cluster volumes is not implemented")
 }
 
 async fn prune(State(engine): State<Engine>, Version(version): Version, query: Query) -> Result<Response> {
