@@ -52,9 +52,12 @@ impl Reference {
     pub(crate) fn container(&self, args: &[&str]) -> Container<'_> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("wharf-cli-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let output = self.docker().args(["run", "-d", "--name", &name]).args(args).output().unwrap();
+        // It exists even if it cannot be started, so it is removed in any case.
+        let container = Container { reference: self, name };
+        let output =
+            self.docker().args(["run", "-d", "--name", &container.name]).args(args).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Container { reference: self, name }
+        container
     }
 
     fn make_image(&self) {
