@@ -8,6 +8,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use crate::PATIENCE;
+
 /// What a finished command left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
@@ -34,12 +36,7 @@ impl Cli {
         let home = tempfile::Builder::new().prefix("wharf-home-").tempdir().expect("a temporary home");
         // Scripts say `docker`, whichever program stands behind the name.
         std::os::unix::fs::symlink(program, home.path().join("docker")).expect("a link in a fresh directory");
-        Self {
-            program: program.to_path_buf(),
-            host: host.to_owned(),
-            home,
-            deadline: Duration::from_secs(60),
-        }
+        Self { program: program.to_path_buf(), host: host.to_owned(), home, deadline: PATIENCE }
     }
 
     /// The same with another deadline for each command.
@@ -139,7 +136,16 @@ fn finish(mut command: Command, input: &[u8], deadline: Duration) -> Output {
         let status = child.wait().expect("a child of ours can be waited for");
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         let (stdout, stderr) = (out.join().expect("reader"), err.join().expect("reader"));
-        assert!(in_time, "{command:?} did not end in {deadline:?}; it printed:\n{stdout}{stderr}");
+        let end = |text: &str| {
+            text.chars().rev().take(2000).collect::<Vec<_>>().into_iter().rev().collect::<String>()
+        };
+        let arguments: Vec<_> = command.get_args().collect();
+        assert!(
+            in_time,
+            "{arguments:?} did not end in {deadline:?}; it printed: {}{}",
+            end(&stdout),
+            end(&stderr)
+        );
         Output { stdout, stderr, code }
     })
 }

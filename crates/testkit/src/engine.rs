@@ -10,12 +10,13 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binaries::{binary, docker_cli};
 use crate::leftovers::Traces;
-use crate::{Api, Cli, PATIENCE, image, retry_until, wait_until};
+use crate::{Api, Cli, PATIENCE, image, retry_until};
 
 /// A number held by this process alone until it is dropped.
 #[derive(Debug)]
@@ -158,7 +159,7 @@ impl Engine {
 
     /// The engine's process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.child.lock().expect("as above").as_ref().map(Child::id)
+        self.child.lock().ok()?.as_ref().map(Child::id)
     }
 
     /// The scratch directory; tests may put files of their own into it.
@@ -244,22 +245,24 @@ impl Drop for Engine {
         if failed {
             println!("--- the end of the engine's log:\n{}\n---", self.log_tail());
         }
-        let running = self.child.lock().is_ok_and(|child| child.is_some());
-        if !running && !failed {
-            self.start();
-        }
-        if running || !failed {
+        let traces = Traces { root: self.dir.path().to_path_buf(), address: self.slot.prefix() };
+        // Also after a failed test: what it leaves would disturb the next one.
+        let cleaned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            if self.pid().is_none() {
+                self.start();
+            }
             self.empty();
             self.terminate();
-        }
-        let traces = Traces { root: self.dir.path().to_path_buf(), address: self.slot.prefix() };
+        }));
         if failed {
-            // The test has its message already: only make sure that nothing of it disturbs the next one.
+            // The test has its message already.
             traces.kill_processes();
             return;
         }
-        let mut left = Vec::new();
-        wait_until_quiet(&traces, &mut left);
+        if let Err(panic) = cleaned {
+            std::panic::resume_unwind(panic);
+        }
+        let left = left_after_a_while(&traces);
         assert!(
             left.is_empty(),
             "the engine left on this machine:\n{}\n{}",
@@ -270,11 +273,13 @@ impl Drop for Engine {
 }
 
 /// Shims and the kernel take a moment to let go after the engine's answer; what is still there afterwards is a leak.
-fn wait_until_quiet(traces: &Traces, left: &mut Vec<String>) {
-    let quiet = std::panic::catch_unwind(|| {
-        wait_until("nothing to be left", std::time::Duration::from_secs(10), || traces.find().is_empty());
-    });
-    if quiet.is_err() {
-        *left = traces.find();
+fn left_after_a_while(traces: &Traces) -> Vec<String> {
+    let since = Instant::now();
+    loop {
+        let left = traces.find();
+        if left.is_empty() || since.elapsed() > PATIENCE {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -133,8 +133,15 @@ impl Stage<'_> {
             Some(alias) => text.replace(alias, "docker"),
             None => text,
         };
+        // On standard output only messages (of a pipe) may name the program; a value must not be touched.
+        let own_messages = |text: String| match self.alias {
+            Some(alias) => {
+                text.replace(&format!("{alias}: "), "docker: ").replace(&format!("'{alias} "), "'docker ")
+            }
+            None => text,
+        };
         Output {
-            stdout: normalise(&raw.stdout, &known),
+            stdout: own_messages(normalise(&raw.stdout, &known)),
             stderr: own_name(normalise(&raw.stderr, &known)),
             code: raw.code,
         }
