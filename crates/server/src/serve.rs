@@ -1,6 +1,7 @@
 //! Connections: accepting them, one HTTP/1.1 conversation each, and an orderly end.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -8,7 +9,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// The largest head, and the most that is held for a client that does not read.
 const BUFFER: usize = 64 * 1024;
@@ -20,8 +21,13 @@ const DRAIN: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` to every client of `listener` until `shutdown` completes, then lets answers that have begun end for
-/// a short while.
-pub async fn serve(listener: UnixListener, router: Router, shutdown: impl Future<Output = ()>) {
+/// a short while. Each end of a connection is told to `ended`.
+pub async fn serve(
+    listener: UnixListener,
+    router: Router,
+    ended: Arc<Notify>,
+    shutdown: impl Future<Output = ()>,
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -46,20 +52,21 @@ pub async fn serve(listener: UnixListener, router: Router, shutdown: impl Future
         };
         let service = TowerToHyperService::new(router.clone());
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        let mut stopped = stopped.clone();
+        let (mut stopped, ended) = (stopped.clone(), ended.clone());
         tokio::spawn(async move {
             tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = &mut connection => ended,
+            let end = tokio::select! {
+                end = &mut connection => end,
                 _ = stopped.changed() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
             };
             // The client's business: it may leave, or send what is no HTTP.
-            if let Err(error) = ended {
+            if let Err(error) = end {
                 tracing::debug!("a connection ended: {error}");
             }
+            ended.notify_one();
         });
     }
     drop((listener, stopped));

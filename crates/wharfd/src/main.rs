@@ -16,13 +16,15 @@ mod settings;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use rustix::fs::Mode;
 use rustix::process::{Resource, getrlimit, setrlimit, umask};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use wharf_engine::{Engine, EngineConfig};
 
 use crate::listen::Listener;
@@ -30,6 +32,10 @@ use crate::settings::{Flags, Settings};
 
 /// Threads that drive the API and the engine's tasks.
 const WORKERS: usize = 2;
+/// How long it must be quiet before memory is given back.
+const QUIET: Duration = Duration::from_secs(5);
+/// The first descriptor after the standard streams.
+const FIRST_DESCRIPTOR: u32 = 3;
 /// Threads for kernel and disk work at the most; idle ones end.
 const BLOCKING_THREADS: usize = 64;
 
@@ -55,6 +61,8 @@ fn run(flags: Flags) -> Result<()> {
         return say_valid();
     }
     logging::start(settings.log_level);
+    // Sockets that a service manager passed are this process's, not its shims'.
+    wharf_linux::process::close_on_exec_from(FIRST_DESCRIPTOR).context("closing descriptors at exec")?;
     // Files are made with the modes that are asked for, whatever the parent had.
     umask(Mode::from_bits_truncate(0o022));
     raise_descriptor_limit();
@@ -81,6 +89,7 @@ async fn serve(settings: Settings) -> Result<()> {
     let listeners = listen::open(&settings.hosts, settings.group.as_deref())?;
     let engine = Engine::open(engine_config(&settings)?).await.context("opening the engine")?;
 
+    let ended = Arc::new(Notify::new());
     let (closing, closed) = watch::channel(());
     let mut servers = tokio::task::JoinSet::new();
     let mut sockets = Vec::new();
@@ -89,14 +98,17 @@ async fn serve(settings: Settings) -> Result<()> {
         let until = async move {
             let _sender_gone = closed.changed().await;
         };
-        servers.spawn(wharf_server::serve(socket, wharf_server::router(engine.clone()), until));
+        let router = wharf_server::router(engine.clone());
+        servers.spawn(wharf_server::serve(socket, router, ended.clone(), until));
         tracing::info!("API listen on {name}");
         sockets.push(guard);
     }
     notify::ready();
+    let slimming = tokio::spawn(slim_when_quiet(ended));
 
     let reason = stop.next().await;
     tracing::info!("{reason}: shutting down");
+    slimming.abort();
     notify::stopping();
     let end = async {
         let _nobody_listens = closing.send(());
@@ -109,6 +121,17 @@ async fn serve(settings: Settings) -> Result<()> {
         reason = stop.next() => tracing::warn!("{reason}: leaving at once"),
     }
     Ok(())
+}
+
+/// Gives memory back after the start, and whenever no connection has ended for a while: freed heap, and code that the
+/// past work needed. What of it is needed again comes from the page cache. Sleeps while nothing happens.
+async fn slim_when_quiet(ended: Arc<Notify>) {
+    loop {
+        wharf_linux::daemon::release_heap();
+        wharf_linux::daemon::release_code();
+        ended.notified().await;
+        while tokio::time::timeout(QUIET, ended.notified()).await.is_ok() {}
+    }
 }
 
 /// The signals that end the daemon.

@@ -17,7 +17,7 @@ const CONFIG_FILE: &str = "/etc/wharf/daemon.json";
 
 /// The Wharf engine: serves the Docker Engine API.
 #[derive(Debug, Default, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, disable_version_flag = true, max_term_width = 100)]
 pub(crate) struct Flags {
     #[command(flatten)]
     given: Given,
@@ -27,6 +27,9 @@ pub(crate) struct Flags {
     /// Check the settings and leave
     #[arg(long)]
     pub(crate) validate: bool,
+    /// Print the version
+    #[arg(long, short = 'v', action = ArgAction::Version)]
+    version: (),
 }
 
 /// What may be given as a flag or as a key of the settings file.
