@@ -17,7 +17,10 @@ const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo line $i; usleep 2000; d
 
 /// Runs it.
 pub(crate) fn run() -> Result<()> {
-    use_release_binaries();
+    // WHARF_TEST_BIN_DIR shows other binaries than `make demo` has just built.
+    if std::env::var_os("WHARF_TEST_BIN_DIR").is_none() {
+        use_release_binaries();
+    }
     let start = Instant::now();
     let engine = Engine::scratch();
     let wharf = engine.wharf();
@@ -126,7 +129,7 @@ fn show(wharf: &Cli, arguments: &[&str]) -> Result<()> {
     let quoted: Vec<String> = arguments.iter().map(|word| quote(word)).collect();
     println!("$ wharf {}", quoted.join(" "));
     let output = wharf.run(arguments);
-    print!("{}{}", output.stdout, output.stderr);
+    print!("{}{}", output.stderr, output.stdout);
     ensure!(output.code == 0, "it ended with {}", output.code);
     Ok(())
 }
