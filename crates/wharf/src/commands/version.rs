@@ -119,13 +119,14 @@ fn describe(both: &Value) -> String {
         if !api.is_empty() {
             line("API version", &format!("{api} (minimum version {})", details.text("MinAPIVersion")));
         }
-        if details.get("GoVersion").is_some() {
+        // An engine that is not written in Go says nothing here.
+        if !details.text("GoVersion").is_empty() {
             line("Go version", details.text("GoVersion"));
         }
         if details.get("GitCommit").is_some() {
             line(if api.is_empty() { "GitCommit" } else { "Git commit" }, details.text("GitCommit"));
         }
-        if details.get("BuildTime").is_some() {
+        if !details.text("BuildTime").is_empty() {
             line("Built", &built(details.text("BuildTime")));
         }
         if details.get("Os").is_some() {

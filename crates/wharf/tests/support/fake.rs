@@ -75,6 +75,14 @@ impl FakeEngine {
         self.shared.seen.lock().unwrap().clone()
     }
 
+    /// Waits until a request to this path has been answered to its end.
+    pub(crate) fn wait_for_answer(&self, path: &str) {
+        let mut answered = self.shared.answered.lock().unwrap();
+        while !answered.iter().any(|seen| seen == path) {
+            answered = self.shared.changed.wait(answered).unwrap();
+        }
+    }
+
     /// What came in on hijacked connections.
     pub(crate) fn input(&self) -> Vec<u8> {
         self.shared.input.lock().unwrap().clone()
