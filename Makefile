@@ -62,8 +62,7 @@ kill:
 	WHARF_TEST_KILLS=200 cargo test -p wharf-testkit --test kill -- --nocapture killing
 
 bench:
-	cargo build --release --bins --workspace --exclude xtask
-	cargo xtask bench $(ONLY) --write
+	bench/run $(ONLY) --write
 
 deny:
 	cargo deny check
