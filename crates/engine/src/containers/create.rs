@@ -343,6 +343,9 @@ fn normalise(mut spec: ContainerSpec) -> ContainerSpec {
     // A published port is exposed, too.
     spec.exposed_ports.extend(spec.host.port_bindings.keys().copied());
     spec.host.sysctls.retain(|name, _| !name.is_empty());
+    for name in spec.host.cap_add.iter_mut().chain(&mut spec.host.cap_drop) {
+        *name = spec::security::full_name(name);
+    }
     if spec.host.cgroupns_mode.is_empty() {
         let private = !spec.host.privileged && matches!(cgroup::detect(), Ok(cgroup::Mode::V2));
         spec.host.cgroupns_mode = if private { "private" } else { "host" }.to_owned();

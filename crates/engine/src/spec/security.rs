@@ -151,14 +151,19 @@ pub(crate) fn check(host: &HostSpec) -> Result<()> {
     Ok(())
 }
 
+/// `net_admin` as `CAP_NET_ADMIN`; `ALL` stays as it is.
+pub(crate) fn full_name(name: &str) -> String {
+    let upper = name.to_ascii_uppercase();
+    if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
+}
+
 /// The capabilities of the container's processes.
 pub(crate) fn capabilities(host: &HostSpec) -> Result<BTreeSet<&'static str>> {
     let known = |list: &str, name: &str| -> Result<Option<&'static str>> {
-        let upper = name.to_ascii_uppercase();
-        if upper == "ALL" {
+        let full = full_name(name);
+        if full == "ALL" {
             return Ok(None);
         }
-        let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
         let found = ALL.iter().find(|known| **known == full);
         found
             .map(|name| Some(*name))
