@@ -7,7 +7,7 @@ use crate::init::{Gate, Init};
 use crate::mounts;
 use crate::program::{self, Program};
 use crate::resources;
-use crate::spec::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use crate::spec::{LinuxIdMapping, LinuxNamespaceType, LinuxResources, Spec};
 use crate::{CreateRequest, Rootfs, Running, Starting, devices, seccomp};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -125,12 +125,35 @@ fn check(spec: &Spec, plan: &Plan) -> Result<()> {
             return Err(Error::invalid(format!("{field} needs a UTS namespace: it would rename the host")));
         }
     }
+    let linux = spec.linux().as_ref();
+    let resources = linux.and_then(|l| l.resources().as_ref());
+    let process = spec.process().as_ref();
+    // Doing less than was asked for, silently, is worse than not starting.
+    let unsupported = [
+        (linux.is_some_and(|l| l.intel_rdt().is_some()), "linux.intelRdt"),
+        (linux.is_some_and(|l| l.memory_policy().is_some()), "linux.memoryPolicy"),
+        (linux.is_some_and(|l| l.time_offsets().is_some()), "linux.timeOffsets"),
+        (linux.is_some_and(|l| l.net_devices().is_some()), "linux.netDevices"),
+        (resources.is_some_and(|r| r.rdma().is_some()), "linux.resources.rdma"),
+        (resources.is_some_and(network_limits), "linux.resources.network"),
+        (process.is_some_and(|p| p.io_priority().is_some()), "process.ioPriority"),
+        (process.is_some_and(|p| p.scheduler().is_some()), "process.scheduler"),
+        (process.is_some_and(|p| p.exec_cpu_affinity().is_some()), "process.execCPUAffinity"),
+    ];
+    if let Some((_, field)) = unsupported.iter().find(|(asked, _)| *asked) {
+        return Err(Error::invalid(format!("{field} is not supported")));
+    }
     let mapped =
         spec.linux().as_ref().is_some_and(|l| l.uid_mappings().is_some() || l.gid_mappings().is_some());
     if mapped && !plan.born.contains(Namespaces::USER) {
         return Err(Error::invalid("linux.uidMappings and gidMappings need a user namespace"));
     }
     Ok(())
+}
+
+fn network_limits(resources: &LinuxResources) -> bool {
+    let network = resources.network().as_ref();
+    network.is_some_and(|n| n.class_id().is_some() || n.priorities().as_ref().is_some_and(|p| !p.is_empty()))
 }
 
 /// Clones the container's init and returns while it prepares itself. All namespaces and the control group exist.
@@ -181,6 +204,7 @@ pub(crate) fn create(request: CreateRequest<'_>, gate: Gate) -> Result<Starting>
             die_with_parent: request.die_with_caller,
             preserve_fds: request.preserve_fds,
             filter: filter.as_ref(),
+            domain: program::domain(spec),
             sets,
         },
         gate,

@@ -9,7 +9,7 @@ use crate::channel::{Channel, Message};
 use crate::create::{cgroup_of, died_detail};
 use crate::error::{Context, Error, Result};
 use crate::procfs::Procfs;
-use crate::program::{self, FAILED, Prepared, Program, install_streams};
+use crate::program::{self, FAILED, Prepared, Program, close_all_except, install_streams};
 use crate::root::Root;
 use crate::seccomp;
 use crate::spec::{LinuxNamespaceType, Spec};
@@ -47,6 +47,7 @@ pub(crate) fn begin(request: ExecRequest<'_>) -> Result<Joining> {
             die_with_parent: false,
             preserve_fds: request.preserve_fds,
             filter: filter.as_ref(),
+            domain: program::domain(spec),
             sets,
         },
     };
@@ -173,9 +174,7 @@ impl Stage<'_> {
         if let Stdio::Fds(fds) = &self.stdio {
             keep.extend(fds.iter().map(AsRawFd::as_raw_fd));
         }
-        let mut keep: Vec<u32> = keep.into_iter().filter_map(|fd| u32::try_from(fd).ok()).collect();
-        keep.sort_unstable();
-        process::close_all_except(3 + self.program.preserve_fds, &keep).context(|| "close descriptors".into())
+        close_all_except(self.program.preserve_fds, keep)
     }
 
     fn join(&self) -> Result<()> {

@@ -7,13 +7,13 @@ use crate::error::{Context, Error, Result};
 use crate::hooks;
 use crate::mounts::Plan;
 use crate::procfs::Procfs;
-use crate::program::{FAILED, Program, install_streams};
+use crate::program::{FAILED, Program, close_all_except, install_streams};
 use crate::root::{Node, Root};
 use crate::rootfs::{self, Captured, Masks};
 use crate::spec::Spec;
 use crate::{Rootfs, Stdio};
 use rustix::mount::MountPropagationFlags;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use wharf_linux::cgroup::{self, Cgroup};
 use wharf_linux::mount::{self, Attributes};
@@ -69,6 +69,7 @@ impl Init<'_> {
     }
 
     fn set_up(&mut self) -> Result<std::convert::Infallible> {
+        self.close_foreign()?;
         rustix::process::umask(rustix::fs::Mode::empty());
         self.enter_namespaces()?;
         let procfs = Procfs::open()?;
@@ -110,6 +111,20 @@ impl Init<'_> {
         Err(prepared.run(&self.channel))
     }
 
+    /// Gives up all descriptors of the caller but those this process was made for: a container may share its pid
+    /// namespace with another one, and hooks inherit what is not close-on-exec.
+    fn close_foreign(&self) -> Result<()> {
+        let mut keep = vec![self.channel.as_fd().as_raw_fd()];
+        keep.extend(self.joined.iter().map(|(_, fd)| fd.as_raw_fd()));
+        if let Stdio::Fds(fds) = &self.stdio {
+            keep.extend(fds.iter().map(AsRawFd::as_raw_fd));
+        }
+        if let Gate::Fifo(fifo) = &self.gate {
+            keep.push(fifo.as_raw_fd());
+        }
+        close_all_except(self.program.preserve_fds, keep)
+    }
+
     fn enter_namespaces(&self) -> Result<()> {
         for (kind, fd) in &self.joined {
             namespace::join(fd, *kind).context(|| "join a namespace of the configuration".into())?;
@@ -149,7 +164,9 @@ impl Init<'_> {
     /// Makes the trees of all mounts but those of cgroups, or (`late`) of these alone.
     fn capture(&self, late: bool) -> Result<Vec<Captured<'_>>> {
         let is_late = |plan: &&Plan| (plan.source == crate::mounts::Source::Cgroup) == late;
-        self.plans.iter().filter(is_late).map(|plan| rootfs::capture(plan, self.cgroup)).collect()
+        let label =
+            self.spec.linux().as_ref().and_then(|l| l.mount_label().as_deref()).filter(|l| !l.is_empty());
+        self.plans.iter().filter(is_late).map(|plan| rootfs::capture(plan, self.cgroup, label)).collect()
     }
 
     /// Takes a terminal from the container's own devpts before anyone else can see it.

@@ -12,7 +12,7 @@ use crate::procfs::Procfs;
 use crate::reaper;
 use crate::root::Root;
 use crate::seccomp::Filter;
-use crate::spec::{PosixRlimitType, Process};
+use crate::spec::{LinuxPersonalityDomain, PosixRlimitType, Process, Spec};
 use crate::user::{self, Identity};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Gid, Mode, Uid};
@@ -39,12 +39,24 @@ pub(crate) struct Program<'a> {
     pub(crate) die_with_parent: bool,
     pub(crate) preserve_fds: u32,
     pub(crate) filter: Option<&'a Filter>,
+    /// Execution domain, see personality(2).
+    pub(crate) domain: Option<u64>,
     pub(crate) sets: Sets,
 }
 
 /// The sets of a process, also what the built-in filter depends on.
 pub(crate) fn capability_sets(process: &Process) -> Sets {
     capabilities::sets(process.capabilities().as_ref())
+}
+
+/// The execution domain of a configuration.
+pub(crate) fn domain(spec: &Spec) -> Option<u64> {
+    const PER_LINUX32: u64 = 0x8;
+    let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref())?;
+    Some(match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
+    })
 }
 
 /// A program that only needs to be run.
@@ -128,6 +140,9 @@ impl Prepared<'_> {
         let first_foreign = 3 + self.program.preserve_fds;
         process::close_on_exec_from(first_foreign).context(|| "mark descriptors close-on-exec".into())?;
         set_limits(process)?;
+        if let Some(domain) = self.program.domain {
+            process::set_personality(domain).context(|| "set the execution domain".into())?;
+        }
         process::new_session_keyring(c"_ses")
             .or_else(ignore_missing)
             .context(|| "join a session keyring".into())?;
@@ -192,6 +207,14 @@ fn die_with_parent(channel: &Channel) -> Result<()> {
         Ok(1..) => Err(Error::io("start", std::io::Error::other("the parent process is gone"))),
         Ok(0) | Err(_) => Ok(()),
     }
+}
+
+/// Closes every descriptor behind the standard streams and the `preserved` ones but `keep`. For a child that uses no
+/// other.
+pub(crate) fn close_all_except(preserved: u32, keep: Vec<i32>) -> Result<()> {
+    let mut keep: Vec<u32> = keep.into_iter().filter_map(|fd| u32::try_from(fd).ok()).collect();
+    keep.sort_unstable();
+    process::close_all_except(3 + preserved, &keep).context(|| "close descriptors".into())
 }
 
 /// Puts three descriptors in the place of the standard streams.

@@ -27,11 +27,11 @@ pub(crate) struct Captured<'a> {
     below: Vec<(String, OwnedFd)>,
 }
 
-/// Makes the tree of one mount.
-pub(crate) fn capture<'a>(plan: &'a Plan, cgroup: &Cgroup) -> Result<Captured<'a>> {
+/// Makes the tree of one mount. `label` is SELinux's, for the files of new file systems.
+pub(crate) fn capture<'a>(plan: &'a Plan, cgroup: &Cgroup, label: Option<&str>) -> Result<Captured<'a>> {
     let (tree, below) = match &plan.source {
         Source::Bind { path, recursive } => (capture_bind(plan, path, *recursive)?, Vec::new()),
-        Source::Filesystem { kind, name } => (capture_filesystem(plan, kind, name)?, Vec::new()),
+        Source::Filesystem { kind, name } => (capture_filesystem(plan, kind, name, label)?, Vec::new()),
         Source::Cgroup => capture_cgroup(plan, cgroup)?,
     };
     Ok(Captured { plan, tree, below })
@@ -58,7 +58,7 @@ fn clear_bits(plan: &Plan) -> Attributes {
     if atime.iter().any(|a| plan.set.contains(*a)) { plan.clear | Attributes::ATIME } else { plan.clear }
 }
 
-fn capture_filesystem(plan: &Plan, kind: &str, name: &str) -> Result<OwnedFd> {
+fn capture_filesystem(plan: &Plan, kind: &str, name: &str, label: Option<&str>) -> Result<OwnedFd> {
     let failed = |e| Error::mount(&plan.target, format!("new {kind}: {e}"));
     let filesystem = Filesystem::new(kind).map_err(failed)?;
     if !name.is_empty() {
@@ -73,6 +73,10 @@ fn capture_filesystem(plan: &Plan, kind: &str, name: &str) -> Result<OwnedFd> {
             let why = filesystem.complaint().unwrap_or_else(|| e.to_string());
             Error::mount(&plan.target, format!("option {key:?} of {kind}: {why}"))
         })?;
+    }
+    // The kernel labels its own file systems itself.
+    if let Some(label) = label.filter(|_| !is_kernel_filesystem(plan)) {
+        filesystem.set("context", label).map_err(failed)?;
     }
     filesystem.mount(immediate_attributes(plan, kind)).map_err(|e| {
         let why = filesystem.complaint().map_or_else(|| e.to_string(), |words| format!("{words} ({e})"));

@@ -293,3 +293,10 @@ fn a_filter_of_the_configuration_is_in_force() {
         );
     }
 }
+
+#[test]
+fn an_execution_domain_is_set() {
+    let mut bundle = Bundle::new("cat /proc/self/personality");
+    bundle.config["linux"]["personality"] = json!({"domain": "LINUX32"});
+    assert_eq!(bundle.run(), "00000008\n");
+}

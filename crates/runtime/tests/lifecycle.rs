@@ -180,10 +180,12 @@ fn spec_writes_a_configuration_that_runs() {
 #[test]
 fn configurations_that_make_no_sense_are_refused() {
     type Change = fn(&mut Value);
-    let changes: [(Change, &str); 9] = [
+    let changes: [(Change, &str); 11] = [
+        (|c| c["linux"]["intelRdt"] = json!({"closID": "x"}), "linux.intelRdt is not supported"),
+        (|c| c["linux"]["resources"]["network"] = json!({"classID": 7}), "linux.resources.network"),
         (|c| c["process"]["args"] = json!([]), "process.args is empty"),
         (|c| c["process"]["cwd"] = json!("tmp"), "not an absolute path"),
-        (|c| c["process"]["env"] = json!(["A=\u{0}"]), "NUL"),
+        (|c| c["process"]["env"] = json!(["PATH=/bin", "A=\u{0}"]), "NUL"),
         (|c| c["linux"]["namespaces"] = json!([{"type": "pid"}]), "mount namespace"),
         (|c| c["linux"]["cgroupsPath"] = json!("/a/../../b"), "component"),
         (|c| c["linux"]["rootfsPropagation"] = json!("sideways"), "propagation"),
