@@ -20,6 +20,10 @@ pub(crate) fn create_request(body: &mut Value, version: ApiVersion) -> Result<()
     if !host.is_object() {
         return Err(Failure::invalid("invalid JSON: HostConfig must be an object"));
     }
+    if older(25) {
+        // Clients removed the container themselves then, and still do.
+        host["AutoRemove"] = json!(false);
+    }
     if older(40) {
         default_word(host, "IpcMode", "shareable");
     }
@@ -163,6 +167,9 @@ mod tests {
         assert_eq!(host["IpcMode"], "shareable");
         assert_eq!(host["CgroupnsMode"], "host");
         assert_eq!(adapted(40, json!({}))["HostConfig"]["IpcMode"], Value::Null);
+        let removed = json!({"HostConfig": {"AutoRemove": true}});
+        assert_eq!(adapted(24, removed.clone())["HostConfig"]["AutoRemove"], false);
+        assert_eq!(adapted(25, removed)["HostConfig"]["AutoRemove"], true);
         let given = adapted(39, json!({"HostConfig": {"IpcMode": "private"}}));
         assert_eq!(given["HostConfig"]["IpcMode"], "private");
     }
