@@ -77,7 +77,7 @@ impl RunConfig {
             "USER" => self.user = rest.to_owned(),
             "WORKDIR" => self.working_dir = join(&self.working_dir, &words(rest)?.join(" ")),
             "STOPSIGNAL" => {
-                if !wharf_signal_is_known(rest) {
+                if wharf_model::signal::parse(rest).is_none() {
                     return Err(Error::Invalid(format!("invalid signal: {rest}")));
                 }
                 self.stop_signal = rest.to_owned();
@@ -191,16 +191,6 @@ fn join(base: &str, directory: &str) -> String {
         return directory.to_owned();
     }
     format!("{}/{directory}", base.trim_end_matches('/'))
-}
-
-fn wharf_signal_is_known(text: &str) -> bool {
-    let name = text.strip_prefix("SIG").unwrap_or(text);
-    match text.parse::<u8>() {
-        Ok(number) => (1..=64).contains(&number),
-        Err(_) => {
-            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-".contains(&byte))
-        }
-    }
 }
 
 /// `NONE`, or options and `CMD …`.

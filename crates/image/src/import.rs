@@ -172,7 +172,7 @@ fn parse_platform(text: Option<&str>) -> Result<Platform> {
     let valid = |part: &&str| {
         !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
     };
-    if parts.len() > 3 || !parts.iter().all(|part| valid(part)) {
+    if parts.len() > 3 || !parts.iter().all(valid) {
         return Err(Error::Invalid(format!("{text:?} is an invalid OS component of a platform")));
     }
     if parts[0] != "linux" {

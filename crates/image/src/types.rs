@@ -33,22 +33,17 @@ pub struct Image {
 }
 
 /// Fields of a config document that Docker knows and OCI does not.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DockerFields {
     /// `config.Healthcheck`.
-    #[serde(default)]
     pub healthcheck: Option<Healthcheck>,
     /// `config.OnBuild`.
-    #[serde(default)]
     pub on_build: Vec<String>,
     /// `config.Shell`.
-    #[serde(default)]
     pub shell: Option<Vec<String>>,
     /// The `comment` of the image (what `import --message` sets).
-    #[serde(default)]
     pub comment: String,
     /// The engine that made the image.
-    #[serde(default)]
     pub docker_version: String,
 }
 

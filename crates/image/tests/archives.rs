@@ -47,7 +47,7 @@ fn save(scratch: &Scratch, names: &[&str]) -> Vec<u8> {
 
 #[test]
 fn a_docker_archive_becomes_an_image() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::on_disk();
     let (base, top) = (layer("base"), layer("top"));
     let loaded = scratch.load(&docker_archive("app:1", &[&base, &top])).unwrap();
     assert_eq!(names(&loaded), ["app:1"]);

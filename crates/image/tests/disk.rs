@@ -140,80 +140,86 @@ fn rt_28_removal_follows_no_link_that_is_swapped_in() {
     let work = scratch.dir.path().join("work");
     fs::create_dir(&work).unwrap();
     let mut swaps = 0;
-    for target in ["../canary", "../canary/", "../../canary/dir"] {
-        for _ in 0..40 {
-            let tree = work.join("tree");
-            for number in 0..20 {
-                fs::create_dir_all(tree.join(format!("d/s{number}/t"))).unwrap();
-                fs::write(tree.join(format!("d/s{number}/secret")), "x").unwrap();
-            }
-            let link = work.join("link");
-            std::os::unix::fs::symlink(target, &link).unwrap();
-            let stop = AtomicBool::new(false);
-            swaps += std::thread::scope(|scope| {
-                let swapper = scope.spawn(|| swap(&tree.join("d"), &link, &stop));
-                let directory = wharf_linux::hostfs::open_dir(&work).unwrap();
+    for target in ["../canary", "../canary/", "../../canary"] {
+        let stop = AtomicBool::new(false);
+        swaps += std::thread::scope(|scope| {
+            let swapper = scope.spawn(|| swap(&work.join("tree/d"), &work.join("link"), &stop));
+            let directory = wharf_linux::hostfs::open_dir(&work).unwrap();
+            for _ in 0..1500 {
+                // Made elsewhere and moved into place, so that only the removal meets the swapped link. What the
+                // canary has, the tree has too: a link that is followed costs the canary its files.
+                fs::create_dir_all(work.join("new/d/dir")).unwrap();
+                fs::write(work.join("new/d/secret"), "x").unwrap();
+                fs::write(work.join("new/d/dir/file"), "x").unwrap();
+                let _ = std::os::unix::fs::symlink(target, work.join("link"));
+                if fs::rename(work.join("new"), work.join("tree")).is_err() {
+                    wharf_linux::hostfs::remove_dir_all(&work.join("new")).unwrap();
+                }
                 // It may report what it could not remove while the tree moved; it must not remove anything else.
                 let _ = wharf_linux::tree::remove(directory.as_fd(), OsStr::new("tree"));
-                stop.store(true, Ordering::Relaxed);
-                swapper.join().unwrap()
-            });
-            scratch.check_canary("removal of a tree that changes");
-            for name in ["tree", "link"] {
-                wharf_linux::hostfs::remove_dir_all(&work.join(name)).unwrap();
+                let _ = wharf_linux::hostfs::remove_dir_all(&work.join("link"));
             }
+            stop.store(true, Ordering::Relaxed);
+            swapper.join().unwrap()
+        });
+        for name in ["tree", "link"] {
+            wharf_linux::hostfs::remove_dir_all(&work.join(name)).unwrap();
         }
+        scratch.check_canary("removal of a tree that changes");
     }
-    assert!(swaps > 100, "only {swaps} swaps happened: the race was not tried");
+    assert!(swaps > 2000, "only {swaps} swaps happened: the race was not tried");
 }
 
 #[test]
 fn im_05_unpacking_stays_inside_while_the_tree_changes() {
     let scratch = Scratch::new();
     let canary = scratch.canary();
-    let mut tar = Tar::new().dir("d").dir("d/sub");
-    for number in 0..400 {
+    let mut tar = Tar::new().dir("d").dir("d/dir").file("z", b"x");
+    for number in 0..300 {
+        // Each entry in another directory than the one before, so that each is looked up anew.
         tar = tar
-            .file(&format!("d/sub/f{number}"), b"x")
-            .header(&support::Header::new("d/sub", b'5').mode(0o777).owner(7, 7))
-            .hardlink(&format!("d/sub/h{number}"), &format!("d/sub/f{number}"))
-            .symlink(&format!("d/sub/l{number}"), "x");
+            .file(&format!("d/f{number}"), b"x")
+            .header(&support::Header::new("d/dir", b'5').mode(0o777).owner(7, 7))
+            .file(&format!("d/dir/f{number}"), b"x")
+            .hardlink(&format!("d/h{number}"), "d/secret")
+            .file("d/secret", b"x")
+            .symlink(&format!("d/dir/l{number}"), "x")
+            .file("d/.wh.link", b"");
     }
-    let tar = tar.finish();
+    // It ends in an error: nothing is synced, the next attempt begins at once.
+    let tar = tar.dir("..").finish();
     let mut swaps = 0;
-    for target in [canary.clone(), PathBuf::from("../../../../../canary")] {
-        for _ in 0..10 {
-            let stop = AtomicBool::new(false);
-            let snapshots = scratch.data().join("snapshots");
-            let link = scratch.dir.path().join("swap");
-            let _ = fs::remove_file(&link);
-            std::os::unix::fs::symlink(&target, &link).unwrap();
-            swaps += std::thread::scope(|scope| {
-                let swapper = scope.spawn(|| {
-                    // The directory being filled is the newest number.
-                    let mut swaps = 0;
-                    while !stop.load(Ordering::Relaxed) {
-                        let newest = fs::read_dir(&snapshots)
-                            .unwrap()
-                            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok())
-                            .max();
-                        let Some(newest) = newest else { continue };
-                        let directory = snapshots.join(format!("{newest}/fs/d"));
-                        for _ in 0..200 {
-                            swaps += u64::from(
-                                renameat_with(CWD, &directory, CWD, &link, RenameFlags::EXCHANGE).is_ok(),
-                            );
-                        }
+    for target in [canary.clone(), PathBuf::from("../../../../canary"), PathBuf::from("../../../../canary/")]
+    {
+        let stop = AtomicBool::new(false);
+        let snapshots = scratch.data().join("snapshots");
+        let link = scratch.dir.path().join("swap");
+        swaps += std::thread::scope(|scope| {
+            let swapper = scope.spawn(|| {
+                let mut swaps = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = wharf_linux::hostfs::remove_dir_all(&link);
+                    let _ = std::os::unix::fs::symlink(&target, &link);
+                    let numbers = fs::read_dir(&snapshots).unwrap().flatten();
+                    let newest =
+                        numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok()).max();
+                    let Some(newest) = newest else { continue };
+                    let directory = snapshots.join(format!("{newest}/fs/d"));
+                    for _ in 0..500 {
+                        let swapped = renameat_with(CWD, &directory, CWD, &link, RenameFlags::EXCHANGE);
+                        swaps += u64::from(swapped.is_ok());
                     }
-                    swaps
-                });
-                let _ = scratch.import(&tar);
-                stop.store(true, Ordering::Relaxed);
-                swapper.join().unwrap()
+                }
+                swaps
             });
-            scratch.check_canary("unpacking into a tree that changes");
-            let _ = wharf_linux::hostfs::remove_dir_all(&link);
-        }
+            for _ in 0..40 {
+                scratch.import(&tar).unwrap_err();
+            }
+            stop.store(true, Ordering::Relaxed);
+            swapper.join().unwrap()
+        });
+        wharf_linux::hostfs::remove_dir_all(&link).unwrap();
+        scratch.check_canary("unpacking into a tree that changes");
     }
-    assert!(swaps > 100, "only {swaps} swaps happened: the race was not tried");
+    assert!(swaps > 1000, "only {swaps} swaps happened: the race was not tried");
 }

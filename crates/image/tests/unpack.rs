@@ -86,7 +86,7 @@ fn compare(expected: &BTreeMap<PathBuf, Seen>, found: &BTreeMap<PathBuf, Seen>, 
 
 #[test]
 fn one_of_everything_survives_every_format_of_gnu_tar() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::on_disk();
     let source = scratch.dir.path().join("source");
     fs::create_dir(&source).unwrap();
     make_tree(&source);
@@ -182,6 +182,27 @@ fn later_entries_replace_earlier_ones() {
     assert_eq!(fs::metadata(files.join("c")).unwrap().mode() & 0o7777, 0o722);
     // 22 + "now a file" + y + "through the link" + the link + e + other.
     assert_eq!(scratch.images.resolve(&id.to_string()).unwrap().size, 2 + 10 + 1 + 16 + 1 + 1 + 5);
+}
+
+#[test]
+fn directory_times_are_set_on_the_directory_that_had_them() {
+    use support::{Header, Tar, octal};
+    let scratch = Scratch::new();
+    let at = |name: &str, time: u64| Header { mtime: octal(time, 12), ..Header::new(name, b'5') };
+    let tar = Tar::new()
+        .header(&at("b", 3000))
+        .header(&at("b/d", 4000))
+        .file("b/d/late", b"")
+        .header(&at("a", 1000))
+        .header(&at("a/d", 2000))
+        .symlink("a", "b")
+        .header(&at("c", 5000))
+        .header(&at("c/e", 6000))
+        .file("c", b"")
+        .finish();
+    let id = scratch.import(&tar).unwrap();
+    let time = |name: &str| fs::metadata(scratch.top(&id).join(name)).unwrap().mtime();
+    assert_eq!((time("b"), time("b/d"), time("c")), (3000, 4000, 1_500_000_000));
 }
 
 #[test]

@@ -288,11 +288,9 @@ impl Unpacker<'_> {
             }
         }
         let parent = self.parent_of(path)?;
+        // The remembered parent stays right: what goes is beneath it.
         parent.remove(name)?;
-        let made = make(parent)?;
-        // A directory or a link that lookups went through may be gone.
-        self.parent = None;
-        Ok(made)
+        Ok(make(parent)?)
     }
 
     fn implied_beneath(&self, path: &Path) -> bool {

@@ -245,7 +245,15 @@ impl Scratch {
     }
 
     pub fn with(limits: Limits) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::at(limits, scratch_directory())
+    }
+
+    /// On the disk that temporary files are on, with its real syncs.
+    pub fn on_disk() -> Self {
+        Self::at(Limits::default(), tempfile::tempdir().unwrap())
+    }
+
+    fn at(limits: Limits, dir: tempfile::TempDir) -> Self {
         make_canary(&dir.path().join("canary"));
         let canary = survey(&dir.path().join("canary"));
         let images = open(&dir.path().join("data"), limits);
@@ -308,6 +316,22 @@ impl Scratch {
         self.images = open(spare.path(), Limits::default());
         self.images = open(&self.data(), Limits::default());
     }
+}
+
+/// A temporary directory in memory, if there is room and the kernel keeps all attributes there. What these tests do is
+/// mostly syncing, and on a disk that others use too each sync waits for their data as well.
+fn scratch_directory() -> tempfile::TempDir {
+    const ROOM: u64 = 2 << 30;
+    let memory = Path::new("/dev/shm");
+    let in_memory = || {
+        let free = rustix::fs::statvfs(memory).ok().filter(|stat| stat.f_bavail * stat.f_frsize > ROOM);
+        let dir = free.and_then(|_| tempfile::tempdir_in(memory).ok())?;
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(dir.path(), "user.test", b"x", flags).ok()?;
+        rustix::fs::setxattr(dir.path(), "trusted.test", b"x", flags).ok()?;
+        Some(dir)
+    };
+    in_memory().unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
 
 pub fn open(root: &Path, limits: Limits) -> Images {
