@@ -130,9 +130,24 @@ impl Prepared<'_> {
             .drop_rights(channel)
             .and_then(|()| process::reset_signals().context(|| "reset signals".into()))
         {
-            Ok(()) => command::refusal(self.command, &process::execve(&self.file, &self.args, &self.env)),
+            Ok(()) => {
+                let error = process::execve(&self.file, &self.args, &self.env);
+                if error.raw_os_error() == Some(libc::ENOEXEC) {
+                    self.end_as_foreign();
+                }
+                command::refusal(self.command, &error)
+            }
             Err(error) => error,
         }
+    }
+
+    /// A program for another machine counts as started, and ends at once: with Docker it is the container that says so
+    /// and exits with 255, and not the start that fails.
+    fn end_as_foreign(&self) -> ! {
+        let words = format!("exec {}: exec format error\n", self.command);
+        // Nobody may be there to read it; the exit code stays.
+        let _ = rustix::io::write(rustix::stdio::stderr(), words.as_bytes());
+        process::exit(255)
     }
 
     fn drop_rights(&self, channel: &Channel) -> Result<()> {
