@@ -6,7 +6,8 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
-use wharf_api::models::{ExecConfig, ExecStartConfig, IdResponse};
+use serde_json::json;
+use wharf_api::models::{ExecConfig, ExecStartConfig};
 use wharf_engine::{Engine, Error};
 
 use crate::convert::exec;
@@ -28,7 +29,8 @@ async fn create(
     Json(body): Json<ExecConfig>,
 ) -> Result<Response> {
     let id = engine.create_exec(&name, exec::from_model(body)?).await?;
-    Ok(response::json(StatusCode::CREATED, &IdResponse { id: id.to_string() }))
+    // By hand: the model writes `id`, which only forgiving clients find.
+    Ok(response::json(StatusCode::CREATED, &json!({"Id": id.to_string()})))
 }
 
 async fn start(
