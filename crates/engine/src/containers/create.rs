@@ -10,7 +10,7 @@ use wharf_model::network::{NetworkMode, Port};
 use wharf_model::spec::{Healthcheck, MountKind, RestartName};
 use wharf_model::{ContainerId, ContainerSpec, signal, user_paths};
 
-use super::{Container, Phase, Record, names, random_id, record};
+use super::{Container, Phase, Record, logopts, names, random_id, record};
 use crate::blocking::blocking;
 use crate::{Engine, Error, Result, copy_up, spec};
 
@@ -159,11 +159,11 @@ impl Engine {
                 "invalid restart policy: maximum retry count cannot be negative".into(),
             ));
         }
-        if !matches!(spec.host.log.driver.as_str(), "" | "local" | "json-file" | "none") {
-            return Err(Error::Invalid(format!(
-                "logger: no log driver named '{}' is registered",
-                spec.host.log.driver
-            )));
+        logopts::limits(&spec.host.log)?;
+        if !spec.host.links.is_empty() {
+            return Err(Error::NotImplemented(
+                "links are not implemented; put the containers on one network and use their names".into(),
+            ));
         }
         if !matches!(spec.host.runtime.as_str(), "" | "wharf" | "runc" | "io.containerd.runc.v2") {
             return Err(Error::Invalid(format!("unknown or invalid runtime name: {}", spec.host.runtime)));

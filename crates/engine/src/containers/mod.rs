@@ -18,6 +18,7 @@ mod attach;
 mod create;
 mod inspect;
 mod list;
+mod logopts;
 mod logs;
 mod names;
 mod prune;

@@ -19,7 +19,7 @@ use wharf_model::network::NetworkMode;
 use wharf_net::{Attached, EndpointRequest, HostPort, PortRequest};
 use wharf_shim::protocol::{Event, OverlayRoot, Reply, Request, ShimConfig, VERSION};
 
-use super::{Container, Phase, Record};
+use super::{Container, Phase, Record, logopts};
 use crate::blocking::blocking;
 use crate::link::{Events, Link, failure};
 use crate::spec::{self, SeccompOption, Surroundings};
@@ -27,9 +27,6 @@ use crate::{Engine, Error, Result, files};
 
 /// How long a shim may take until the container's namespaces exist.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Bytes of output kept per container: `SEGMENTS` of this size.
-const SEGMENT_BYTES: u64 = 20 * 1024 * 1024;
-const SEGMENTS: u32 = 5;
 
 impl Engine {
     /// Starts a container.
@@ -206,14 +203,15 @@ impl Engine {
         let layers = self.inner.images.snapshot(record.id.as_str())?;
         let security = spec::options(&record.spec.host)?;
         let host = &record.spec.host;
+        let limits = logopts::limits(&host.log)?;
         let shim = ShimConfig {
             version: VERSION,
             id: record.id.to_string(),
             bundle: directory.clone(),
             run_dir,
             log_dir: directory.join("log"),
-            log_segment_bytes: SEGMENT_BYTES,
-            log_segments: SEGMENTS,
+            log_segment_bytes: limits.segment_bytes,
+            log_segments: limits.segments,
             rootfs: Some(OverlayRoot {
                 base: layers.base,
                 lower: layers.lower,
