@@ -22,7 +22,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be opened or is not a database of ours.
-    #[error("cannot open the state database {path}: {source}; run `wharf system check` or restore it from a backup")]
+    #[error(
+        "cannot open the state database {path}: {source}; run `wharf system check` or restore it from a backup"
+    )]
     Open {
         /// The database file.
         path: PathBuf,
@@ -30,7 +32,9 @@ pub enum Error {
         source: rusqlite::Error,
     },
     /// The file was written by a newer engine.
-    #[error("the state database is newer than this engine: {domain} has {found} schema steps, this engine knows {known}; start the engine that wrote it")]
+    #[error(
+        "the state database is newer than this engine: {domain} has {found} schema steps, this engine knows {known}; start the engine that wrote it"
+    )]
     Newer {
         /// The domain whose tables are newer.
         domain: String,
@@ -112,7 +116,9 @@ impl Database {
     pub fn migrate(&self, domain: &str, steps: &[&str]) -> Result<(), Error> {
         let done: usize = self
             .lock()
-            .query_row("SELECT done FROM schema_steps WHERE domain = ?1", [domain], |row| row.get::<_, i64>(0))
+            .query_row("SELECT done FROM schema_steps WHERE domain = ?1", [domain], |row| {
+                row.get::<_, i64>(0)
+            })
             .optional()?
             .map_or(0, |n| usize::try_from(n).unwrap_or(0));
         if done > steps.len() {
