@@ -82,7 +82,7 @@ pub(crate) fn to_info(view: SystemView) -> SystemInfo {
             volume: words(&["local"]),
             network: words(&["bridge", "host", "null"]),
             authorization: None,
-            log: words(&["json-file", "none"]),
+            log: words(&["json-file", "local"]),
         }),
         memory_limit: Some(true),
         swap_limit: Some(true),
