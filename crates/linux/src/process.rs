@@ -1,4 +1,4 @@
-//! Processes: clone3, pidfds, exec, and the protected copy of our own executable.
+//! Processes: clone, pidfds, exec, and the protected copy of our own executable.
 //!
 //! A child made by [`spawn`] goes on running this program's code in a copy of its memory, so the caller must be
 //! single-threaded: a lock that another thread held at that moment (the allocator's, say) would stay locked in the
@@ -47,22 +47,21 @@ pub fn spawn(birth: Birth<'_>, code: impl FnOnce() -> i32) -> io::Result<Child> 
         ));
     }
     let mut pidfd: libc::c_int = -1;
-    // SAFETY: clone_args is plain data for which all zeroes is a valid value.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = birth.namespaces.bits() | libc::CLONE_PIDFD as u64;
-    args.pidfd = (&raw mut pidfd) as u64;
+    let mut flags = birth.namespaces.bits() | libc::CLONE_PIDFD as u64;
+    let mut exit_signal = libc::SIGCHLD as u64;
     if birth.sibling {
-        args.flags |= libc::CLONE_PARENT as u64; // inherits our own exit signal; naming one is an error
-    } else {
-        args.exit_signal = libc::SIGCHLD as u64;
-    }
-    if let Some(dir) = birth.cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = dir.as_raw_fd() as u64;
+        flags |= libc::CLONE_PARENT as u64;
+        exit_signal = 0; // it inherits our own; naming one is an error
     }
     // SAFETY: no CLONE_VM, so the child gets its own copy of everything, stack included, as fork gives it; the process
     // has one thread, so no lock is held by a thread that the child lacks. `pidfd` outlives the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    let pid = unsafe {
+        match birth.cgroup {
+            Some(dir) => clone3_into(flags, exit_signal, dir, &raw mut pidfd),
+            // The older call where it suffices: filters that let processes fork let it pass.
+            None => libc::syscall(libc::SYS_clone, flags | exit_signal, 0, &raw mut pidfd, 0, 0),
+        }
+    };
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => {
@@ -74,6 +73,24 @@ pub fn spawn(birth: Birth<'_>, code: impl FnOnce() -> i32) -> io::Result<Child> 
         // SAFETY: the kernel stored a new descriptor that nobody else owns.
         pid => Ok(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
     }
+}
+
+/// # Safety
+/// As for fork: the caller must be able to go on in a copy of itself.
+unsafe fn clone3_into(
+    flags: u64,
+    exit_signal: u64,
+    cgroup: BorrowedFd<'_>,
+    pidfd: *mut libc::c_int,
+) -> libc::c_long {
+    // SAFETY: clone_args is plain data for which all zeroes is a valid value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags | CLONE_INTO_CGROUP;
+    args.exit_signal = exit_signal;
+    args.pidfd = pidfd as u64;
+    args.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: the struct has the size that is passed; the rest is the caller's promise.
+    unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) }
 }
 
 /// Set in a process that [`spawn`] made. It has one thread as long as its code, which is ours, starts none; and it may

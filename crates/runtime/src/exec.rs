@@ -1,9 +1,11 @@
 //! One more process in a running container.
 //!
 //! Two clones. The first, the *stage*, is born in the caller's pid namespace, where no process of the container can
-//! see it; it gives up every descriptor it does not need, enters cgroup and namespaces, and prepares everything. The
-//! second is the process itself: born in the container's pid namespace as the caller's child, it holds nothing of
-//! the host. Both are hidden from tracing from their first moment, because the caller hides itself before.
+//! see it; it gives up every descriptor it does not need, enters cgroup and namespaces, prepares everything, and takes
+//! on the identity, the capabilities and the filter of the process. The second is the process itself: born in the
+//! container's pid namespace as the caller's child, it has nothing of the host and no right that the container's
+//! processes lack. Both are hidden from tracing from their first moment, because the caller hides itself before; who
+//! may trace all the same (`CAP_SYS_PTRACE`) wins nothing.
 
 use crate::channel::{Channel, Message};
 use crate::create::{cgroup_of, died_detail};
@@ -212,10 +214,16 @@ impl Stage<'_> {
     fn hand_over(&self, prepared: Prepared<'_>, terminal: Option<Pty>) -> Result<()> {
         let (master, slave) = terminal.map_or((None, None), |pty| (Some(pty.master), Some(pty.slave)));
         let mut master = master;
+        // A filter that keeps us from going on must come last, with the rights that loading it takes.
+        let early = prepared.filter_lets_us_fork();
+        if early {
+            prepared.drop_rights(&self.channel)?;
+        }
         let birth = Birth { sibling: true, ..Birth::default() };
         let child = process::spawn(birth, || {
             drop(master.take());
             let error = match start_session(slave.as_ref()) {
+                Ok(()) if early => prepared.execute(),
                 Ok(()) => prepared.run(&self.channel),
                 Err(error) => error,
             };

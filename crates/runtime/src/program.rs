@@ -126,19 +126,55 @@ impl Prepared<'_> {
     }
 
     fn become_command(&self, channel: &Channel) -> Error {
-        match self
-            .drop_rights(channel)
-            .and_then(|()| process::reset_signals().context(|| "reset signals".into()))
-        {
-            Ok(()) => {
-                let error = process::execve(&self.file, &self.args, &self.env);
-                if error.raw_os_error() == Some(libc::ENOEXEC) {
-                    self.end_as_foreign();
-                }
-                command::refusal(self.command, &error)
-            }
+        match self.drop_rights(channel) {
+            Ok(()) => self.execute(),
             Err(error) => error,
         }
+    }
+
+    /// Becomes the program with the rights it has. Returns only with the reason why not.
+    pub(crate) fn execute(&self) -> Error {
+        if let Err(error) = process::reset_signals() {
+            return Error::io("reset signals", error);
+        }
+        let error = process::execve(&self.file, &self.args, &self.env);
+        if error.raw_os_error() == Some(libc::ENOEXEC) {
+            self.end_as_foreign();
+        }
+        command::refusal(self.command, &error)
+    }
+
+    /// Whether the process can still fork, start a session and report a failure once it has the program's filter.
+    pub(crate) fn filter_lets_us_fork(&self) -> bool {
+        const ARCH: u32 =
+            if cfg!(target_arch = "aarch64") { seccomp::ARCH_AARCH64 } else { seccomp::ARCH_X86_64 };
+        const FORK: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
+        let needed = [
+            (libc::SYS_clone, FORK),
+            (libc::SYS_setsid, 0),
+            (libc::SYS_ioctl, 0),
+            (libc::SYS_rt_sigaction, 0),
+            (libc::SYS_rt_sigprocmask, 0),
+            (libc::SYS_capset, 0),
+            (libc::SYS_capget, 0),
+            (libc::SYS_prctl, 0),
+            (libc::SYS_setgroups, 0),
+            (libc::SYS_setresgid, 0),
+            (libc::SYS_setresuid, 0),
+            (libc::SYS_umask, 0),
+            (libc::SYS_brk, 0),
+            (libc::SYS_mmap, 0),
+            (libc::SYS_munmap, 0),
+            (libc::SYS_close, 0),
+            (libc::SYS_sendmsg, 0),
+            (libc::SYS_execve, 0),
+            (libc::SYS_exit_group, 0),
+        ];
+        let Some(filter) = self.program.filter else { return true };
+        needed.iter().all(|(number, first)| {
+            let answer = seccomp::evaluate(&filter.program, ARCH, *number as u32, [*first, 0, 0, 0, 0, 0]);
+            answer == seccomp::Action::Allow.code() || answer == seccomp::Action::Log.code()
+        })
     }
 
     /// A program for another machine counts as started, and ends at once: with Docker it is the container that says so
@@ -150,7 +186,8 @@ impl Prepared<'_> {
         process::exit(255)
     }
 
-    fn drop_rights(&self, channel: &Channel) -> Result<()> {
+    /// Takes on the program's limits, identity, capabilities and filter.
+    pub(crate) fn drop_rights(&self, channel: &Channel) -> Result<()> {
         let process = self.program.process;
         let first_foreign = 3 + self.program.preserve_fds;
         process::close_on_exec_from(first_foreign).context(|| "mark descriptors close-on-exec".into())?;

@@ -104,9 +104,10 @@ fn rt_03_joining_processes_show_nothing_of_the_host() {
         list.push(json!("CAP_SYS_PTRACE"));
     }
     bundle.start();
-    // Whatever appears in the container's process list: its root must be the container's, its descriptors not
+    // Whatever appears in the container's process list: its rights and its root must be the container's, its descriptors not
     // directories or files of the host.
     let script = "root=$(stat -c %d:%i /); for i in $(seq 40); do for p in /proc/[0-9]*; do
+        c=$(grep CapEff $p/status 2>/dev/null) && case $c in *00000000a80c25fb) ;; *) echo CAP $p $c;; esac
         r=$(stat -L -c %d:%i $p/root 2>/dev/null) && [ $r != $root ] && echo ROOT $p $r
         for f in $p/fd/*; do l=$(readlink $f 2>/dev/null) && case $l in /proc/*|/dev/*|/bin/*|pipe:*|socket:*|anon_inode:*) ;;
         *) [ -d $f ] && echo DIR $p $l;; esac; done; done; done; echo end";

@@ -295,6 +295,20 @@ fn a_filter_of_the_configuration_is_in_force() {
 }
 
 #[test]
+fn exec_works_under_filters_that_forbid_what_we_need() {
+    for quiet in [false, true] {
+        let mut bundle = Bundle::new("sleep 100");
+        bundle.config["process"]["noNewPrivileges"] = json!(quiet);
+        bundle.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["setsid", "clone3"], "action": "SCMP_ACT_ERRNO"}]});
+        bundle.start();
+        let grep = ["exec", &bundle.id, "grep", "Seccomp:", "/proc/self/status"];
+        assert_eq!(bundle.succeed(&grep), "Seccomp:\t2\n");
+        assert!(bundle.fail(&["exec", &bundle.id, "nope"]).contains("executable file not found"));
+    }
+}
+
+#[test]
 fn an_execution_domain_is_set() {
     let mut bundle = Bundle::new("cat /proc/self/personality");
     bundle.config["linux"]["personality"] = json!({"domain": "LINUX32"});
