@@ -88,6 +88,8 @@ fn settle() -> Result<OwnedFd, Failure> {
     process::close_on_exec_from(3).map_err(Failure::on("seal inherited descriptors"))?;
     daemon::disarm(&DISARMED).map_err(Failure::on("disarm signals"))?;
     // Fails for the leader of a process group, which a shim started by hand may be.
+    // Keep no directory of the engine's busy.
+    let _at_root = std::env::set_current_dir("/");
     let _leader = rustix::process::setsid();
     let control =
         fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(Failure::on("keep the control socket"))?;
