@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::{Scratch, Tar, docker_archive, gzip, survey};
@@ -140,18 +141,24 @@ fn rt_28_removal_follows_no_link_that_is_swapped_in() {
     let work = scratch.dir.path().join("work");
     fs::create_dir(&work).unwrap();
     let mut swaps = 0;
-    for target in ["../canary", "../canary/", "../../canary"] {
+    // As seen from where the link is swapped in.
+    for target in [scratch.canary(), PathBuf::from("../../canary"), PathBuf::from("../../canary/")] {
         let stop = AtomicBool::new(false);
         swaps += std::thread::scope(|scope| {
             let swapper = scope.spawn(|| swap(&work.join("tree/d"), &work.join("link"), &stop));
             let directory = wharf_linux::hostfs::open_dir(&work).unwrap();
-            for _ in 0..1500 {
+            // A build without the guard loses files in one of some ten thousand attempts.
+            let begun = Instant::now();
+            for _ in 0..12_000 {
+                if begun.elapsed() > Duration::from_secs(20) {
+                    break;
+                }
                 // Made elsewhere and moved into place, so that only the removal meets the swapped link. What the
                 // canary has, the tree has too: a link that is followed costs the canary its files.
                 fs::create_dir_all(work.join("new/d/dir")).unwrap();
                 fs::write(work.join("new/d/secret"), "x").unwrap();
                 fs::write(work.join("new/d/dir/file"), "x").unwrap();
-                let _ = std::os::unix::fs::symlink(target, work.join("link"));
+                let _ = std::os::unix::fs::symlink(&target, work.join("link"));
                 if fs::rename(work.join("new"), work.join("tree")).is_err() {
                     wharf_linux::hostfs::remove_dir_all(&work.join("new")).unwrap();
                 }
