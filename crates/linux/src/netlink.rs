@@ -1,10 +1,10 @@
 //! Netlink: messages built and parsed without copying, and one socket that sends a batch and gathers the answers.
 //!
 //! [`message`] knows the byte layout and nothing of sockets; [`Socket`] knows sockets and nothing of links or firewalls.
-//! What a message means is the business of the crate that builds it.
+//! [`Events`] listens to what others change. What a message means is the business of the crate that builds it.
 //!
 //! Invariants: the kernel answers every message of a batch before `sendmsg` returns (and every further part of a dump
-//! inside the `recvmsg` that asks for it), so no call here ever waits: an answer that is not there is an error, not a
+//! inside the `recvmsg` that asks for it), so only [`Events::wait`] ever waits: an answer that is not there is an error, not a
 //! hang. Datagrams from anyone but the kernel are ignored. Sequence numbers tie answers to messages, so a caller learns
 //! which message of its batch was refused.
 //!
@@ -12,6 +12,7 @@
 //!
 //! Crash: a socket leaves nothing behind.
 
+mod events;
 mod message;
 mod socket;
 
@@ -20,6 +21,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+pub use events::{Events, Heard};
 pub use message::{Attributes, AttributesMut, Batch, Frame, Frames, Malformed};
 pub use socket::{Family, Socket};
 

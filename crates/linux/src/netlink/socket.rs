@@ -1,7 +1,7 @@
 //! The socket: one batch out, every answer in.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
@@ -67,8 +67,8 @@ impl Socket {
         )
         .map_err(|errno| socket_error("socket", errno))?;
         // Explanations are a comfort: a kernel without them still answers with numbers.
-        let _ = set_option(&fd, libc::NETLINK_EXT_ACK);
-        let _ = set_option(&fd, libc::NETLINK_CAP_ACK);
+        let _ = set_option(&fd, libc::NETLINK_EXT_ACK, 1);
+        let _ = set_option(&fd, libc::NETLINK_CAP_ACK, 1);
         let send_buffer = rustix::net::sockopt::socket_send_buffer_size(&fd)
             .map_err(|errno| socket_error("getsockopt", errno))?;
         Ok(Self { fd, next: 1, send_buffer, receive: Vec::new() })
@@ -130,32 +130,71 @@ impl Socket {
         pending: &mut Pending,
         on: &mut dyn FnMut(Frame<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.receive.resize(RECEIVE, 0);
         let mut failed = None;
         loop {
-            let (length, from) =
-                match rustix::net::recvfrom(&self.fd, self.receive.as_mut_slice(), RecvFlags::TRUNC) {
-                    Ok((_, length, from)) => (length, from),
-                    Err(Errno::AGAIN) => return failed.map_or(Ok(()), Err),
-                    Err(Errno::INTR) => continue,
-                    Err(errno) => return Err(socket_error("recv", errno)),
-                };
-            if from.and_then(|from| SocketAddrNetlink::try_from(from).ok()).is_none_or(|from| from.pid() != 0)
-            {
-                continue;
-            }
-            let Some(datagram) = self.receive.get(..length) else {
-                failed.get_or_insert(Error::Answer("longer than 32 KiB"));
-                continue;
-            };
-            for frame in Frames::new(datagram) {
-                // The queue is emptied even after a failure, so that the next exchange starts clean.
-                if let Err(error) = frame.map_err(Error::from).and_then(|f| pending.take(first, f, on)) {
-                    failed.get_or_insert(error);
+            match self.receive()? {
+                Received::Nothing => return failed.map_or(Ok(()), Err),
+                Received::Foreign => {}
+                Received::TooLong => {
+                    failed.get_or_insert(Error::Answer("longer than 32 KiB"));
+                }
+                Received::Datagram(datagram) => {
+                    for frame in Frames::new(datagram) {
+                        // The queue is emptied even after a failure, so that the next exchange starts clean.
+                        if let Err(error) =
+                            frame.map_err(Error::from).and_then(|f| pending.take(first, f, on))
+                        {
+                            failed.get_or_insert(error);
+                        }
+                    }
                 }
             }
         }
     }
+
+    /// Takes one datagram off the queue.
+    pub(super) fn receive(&mut self) -> Result<Received<'_>, Error> {
+        self.receive.resize(RECEIVE, 0);
+        let (length, from) = loop {
+            match rustix::net::recvfrom(&self.fd, self.receive.as_mut_slice(), RecvFlags::TRUNC) {
+                Ok((_, length, from)) => break (length, from),
+                Err(Errno::AGAIN) => return Ok(Received::Nothing),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(socket_error("recv", errno)),
+            }
+        };
+        let from = from.and_then(|from| SocketAddrNetlink::try_from(from).ok());
+        if from.is_none_or(|from| from.pid() != 0) {
+            return Ok(Received::Foreign);
+        }
+        Ok(self.receive.get(..length).map_or(Received::TooLong, Received::Datagram))
+    }
+
+    /// Adds the notifications of a group to what is received.
+    pub(super) fn join(&self, group: u32) -> Result<(), Error> {
+        // The kernel leaves sockets without an address out of its notifications.
+        rustix::net::bind(&self.fd, &SocketAddrNetlink::new(0, 0))
+            .map_err(|errno| socket_error("bind", errno))?;
+        set_option(&self.fd, libc::NETLINK_ADD_MEMBERSHIP, group.cast_signed())
+            .map_err(|source| Error::Socket { call: "setsockopt", source })
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What was on the queue.
+pub(super) enum Received<'a> {
+    /// A datagram of the kernel's.
+    Datagram(&'a [u8]),
+    /// One that does not fit.
+    TooLong,
+    /// One of another process.
+    Foreign,
+    Nothing,
 }
 
 /// Which messages still wait for an answer, and the first refusal.
@@ -230,17 +269,16 @@ fn refusal(frame: &Frame<'_>) -> Result<Option<(Errno, Option<String>)>, Malform
     Ok(Some((errno, text)))
 }
 
-fn socket_error(call: &'static str, errno: Errno) -> Error {
+pub(super) fn socket_error(call: &'static str, errno: Errno) -> Error {
     Error::Socket { call, source: io::Error::from(errno) }
 }
 
-/// Switches a netlink option on.
-fn set_option(fd: &OwnedFd, option: libc::c_int) -> io::Result<()> {
-    let one: libc::c_int = 1;
+/// Sets a netlink option.
+fn set_option(fd: &OwnedFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the descriptor is open, and the pointer and length describe `one`, which outlives the call.
+    // SAFETY: the descriptor is open, and the pointer and length describe `value`, which outlives the call.
     let done = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const one).cast(), length)
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const value).cast(), length)
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use wharf_linux::netlink::{Batch, Family, Socket, in_netns};
 use wharf_net::{Attached, EndpointRequest, Error, HostPort, Network, NetworkConfig, PortRequest, Protocol};
@@ -188,6 +189,9 @@ pub(crate) fn publish(
 /// Connects, and returns the address the server saw the client under.
 pub(crate) fn meet(server: &TcpListener, from: &Netns, to: (Ipv4Addr, u16)) -> Ipv4Addr {
     let client = from.connect(to, PATIENCE).unwrap_or_else(|error| panic!("connect to {to:?}: {error}"));
+    let patience = PATIENCE.try_into().unwrap();
+    let mut ready = [PollFd::new(server, PollFlags::IN)];
+    assert_eq!(poll(&mut ready, Some(&patience)), Ok(1), "somebody else answers at {to:?}");
     let (_, peer) = server.accept().unwrap();
     drop(client);
     match peer {
