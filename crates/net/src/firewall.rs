@@ -174,6 +174,11 @@ pub(crate) fn install(socket: &mut Socket, table: &Table) -> Result<(), Error> {
     Transaction::new(&table.name).replace(table).commit(socket)
 }
 
+/// True if the kernel has a table of this name and shape.
+pub(crate) fn is_installed(socket: &mut Socket, table: &Table) -> Result<bool, Error> {
+    Ok(inspect::published(socket, table)?.is_some())
+}
+
 impl Table {
     /// The table for a bridge and the endpoints on it.
     pub(crate) fn build<'a>(

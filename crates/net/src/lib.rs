@@ -1,7 +1,8 @@
 //! Bridge networking: endpoints, addresses, published ports, firewall as a value.
 //!
 //! [`Network`] is all that other crates see. Inside, each module knows one thing: `link` what rtnetlink is told, `firewall`
-//! the table as a value and its encoding, `conntrack` how to forget connections, `ports` the reservation of host ports,
+//! the table as a value and its encoding, `guard` how to
+//! notice that it is gone, `conntrack` how to forget connections, `ports` the reservation of host ports,
 //! `records` the database, `bridge` the choice of addresses, `removal` how links go without anybody waiting, `network` the order of it all and what happens when a step
 //! fails. No program is run; every call is synchronous.
 
@@ -10,6 +11,7 @@ mod conntrack;
 mod endpoint;
 mod error;
 mod firewall;
+mod guard;
 mod link;
 mod network;
 mod ports;

@@ -16,7 +16,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -27,6 +27,7 @@ use wharf_state::Database;
 
 use crate::bridge::{self, Bridge, Names};
 use crate::firewall::{self, Table, Transaction};
+use crate::guard::Guard;
 use crate::link::{self, Addressing};
 use crate::ports::Allocator;
 use crate::records::Records;
@@ -73,14 +74,17 @@ struct Shared {
     ports: Allocator,
     removal: Removal,
     kernel: Mutex<Kernel>,
+    /// For the guard, which must not keep the network alive.
+    me: Weak<Shared>,
 }
 
-/// The host's sockets, and the bridge once it is known to be there.
+/// The host's sockets, and the bridge once it is known to be there, with the guard of the table.
 #[derive(Debug)]
 struct Kernel {
     route: Socket,
     filter: Socket,
     bridge: Option<Bridge>,
+    guard: Option<Guard>,
 }
 
 impl Network {
@@ -100,11 +104,16 @@ impl Network {
             route: open(Family::Route, "speak to the kernel about links")?,
             filter: open(Family::Netfilter, "speak to the kernel about the firewall")?,
             bridge: None,
+            guard: None,
         };
         let removal = Removal::start(records.clone())?;
         let ports = Allocator::default();
-        let shared = Shared { config, names, records, ports, removal, kernel: Mutex::new(kernel) };
-        Ok(Self { shared: Arc::new(shared) })
+        let kernel = Mutex::new(kernel);
+        let shared = |me: &Weak<Shared>| {
+            let me = me.clone();
+            Shared { config, names, records, ports, removal, kernel, me }
+        };
+        Ok(Self { shared: Arc::new_cyclic(shared) })
     }
 
     /// Gives a container its place on the bridge and publishes its ports. Whatever a failed call has made is taken back;
@@ -224,6 +233,7 @@ impl Network {
             return Ok(());
         }
         kernel.bridge = None;
+        kernel.guard = None;
         let mut failures = Vec::new();
         let mut note = |action: String, done: Result<(), netlink::Error>| {
             failures.extend(done.err().map(|source| Error::Kernel { action, source }));
@@ -268,6 +278,20 @@ impl Shared {
         Ok(bridge)
     }
 
+    /// Installs the table again if it is gone.
+    fn repair(&self) -> Result<(), Error> {
+        let mut kernel = self.kernel();
+        let Some(bridge) = kernel.bridge else { return Ok(()) };
+        let table = Table::build(&self.names.table, &self.names.bridge, bridge.pool.subnet(), []);
+        let reading = |source| Error::Kernel { action: "read the firewall".into(), source };
+        if firewall::is_installed(&mut kernel.filter, &table).map_err(reading)? {
+            return Ok(());
+        }
+        self.replace_table(&mut kernel, bridge, &self.records.endpoints()?)?;
+        tracing::warn!("somebody removed the firewall table {}; it is back", self.names.table);
+        Ok(())
+    }
+
     fn replace_table(
         &self,
         kernel: &mut Kernel,
@@ -275,6 +299,21 @@ impl Shared {
         endpoints: &[Endpoint],
     ) -> Result<(), Error> {
         let Names { bridge: name, table, .. } = &self.names;
+        if kernel.guard.is_none() {
+            let network = self.me.clone();
+            let repair = move || {
+                let Some(network) = network.upgrade() else { return false };
+                if let Err(error) = network.repair() {
+                    tracing::warn!("cannot repair the firewall: {error}");
+                }
+                true
+            };
+            let started = Guard::start(table, repair);
+            kernel.guard = Some(started.map_err(|source| Error::Kernel {
+                action: format!("watch the firewall table {table}"),
+                source,
+            })?);
+        }
         let staying = endpoints.iter().filter(|endpoint| !self.removal.is_leaving(&endpoint.container));
         let table = Table::build(table, name, bridge.pool.subnet(), staying);
         firewall::install(&mut kernel.filter, &table).map_err(|source| Error::Kernel {

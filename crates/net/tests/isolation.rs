@@ -301,3 +301,30 @@ fn isolation_and_publication_hold_while_the_table_is_replaced() {
         }
     });
 }
+
+/// NW-04: an outsider's flush is repaired without anybody asking for it.
+#[test]
+fn a_flushed_firewall_comes_back_by_itself() {
+    let Some(world) = World::new() else { return };
+    let network = world.network();
+    let web = world.container(&network, "web", &[tcp(8080, 80)]);
+    let info = network.info().unwrap();
+    world.lan.run(|| common::route(Some((info.subnet.network(), info.subnet.prefix_len())), HOST));
+    let server = web.netns.listen("0.0.0.0:80");
+    for _ in 0..20 {
+        common::flush_firewall();
+        // Deadline by the number of attempts; each takes its time.
+        let mut attempts = 0;
+        while world.lan.connect((HOST, 8080), SILENCE).is_err() {
+            attempts += 1;
+            assert!(attempts < 10_000, "the table did not come back");
+        }
+        server.accept().unwrap();
+        assert_unreachable(&world.lan, (web.address(), 80));
+    }
+    assert_eq!(common::tables(), ["wharf"]);
+    // An engine that leaves does not repair what it removes itself.
+    network.detach("web").unwrap();
+    network.shutdown().unwrap();
+    assert_eq!(common::tables(), Vec::<String>::new());
+}
