@@ -108,16 +108,39 @@ pub(super) fn walk(dir: &Path, visit: &mut dyn FnMut(&Path) -> Result<()>) -> Re
     Ok(())
 }
 
-/// Makes a group and those above it; whether it was not there before.
-pub(super) fn make_dirs(root: &Path, path: &Path, made: &mut dyn FnMut(&Path) -> Result<()>) -> Result<bool> {
+/// Makes a group and those above it that are missing, calling `made` for each. One of that name that is there is what a
+/// crash left behind: it is removed first, with its limits, unless it has processes.
+pub(super) fn make_fresh(
+    root: &Path,
+    path: &Path,
+    made: &mut dyn FnMut(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let dir = root.join(path);
+    match make_dir(root, path, made) {
+        Err(error) if error.is(libc::EEXIST) => {
+            remove_tree(&dir).map_err(|error| match error {
+                error if error.is(libc::EBUSY) => Error::Busy { path: dir.clone() },
+                other => other,
+            })?;
+            make_dir(root, path, made)?;
+        }
+        other => other?,
+    }
+    Ok(dir)
+}
+
+fn make_dir(root: &Path, path: &Path, made: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
     let dir = root.join(path);
     match rustix::fs::mkdir(&dir, Mode::from_raw_mode(0o755)) {
-        Ok(()) => made(&dir).map(|()| true),
-        Err(rustix::io::Errno::EXIST) => Ok(false),
+        Ok(()) => made(&dir),
         Err(rustix::io::Errno::NOENT) => match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => {
-                make_dirs(root, parent, made)?;
-                make_dirs(root, path, made)
+                match make_dir(root, parent, made) {
+                    // Another container's start made it at this moment.
+                    Err(error) if error.is(libc::EEXIST) => {}
+                    other => other?,
+                }
+                make_dir(root, path, made)
             }
             _ => Err(Error::io("mkdir", &dir, rustix::io::Errno::NOENT)),
         },

@@ -498,6 +498,9 @@ mod tests {
         assert_eq!(group.stats().unwrap().memory.limit, 128 << 20);
         assert_eq!(group.oom_kills().unwrap(), 0);
         group.kill_all().unwrap();
+        // What a crash left behind does not limit the next one.
+        group.create(&Resources::default()).unwrap();
+        assert_eq!(group.stats().unwrap().memory.limit, u64::MAX);
         group.delete().unwrap();
         assert!(!group.exists());
         group.delete().unwrap();

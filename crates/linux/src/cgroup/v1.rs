@@ -1,20 +1,15 @@
 //! The v1 controllers.
 
-use super::file::{self, SettingFile, make_dirs, parse_number, write, write_if_there};
+use super::file::{self, SettingFile, parse_number, write, write_if_there};
 use super::types::{BlkioEntry, CpuStats, DeviceValue, MemoryStats, PidsStats, Resources, Stats, Throttling};
 use super::{DeviceKind, DeviceRule, Error, Hierarchy, Layout, Result};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Makes a group in one hierarchy, empty of processes.
+/// Makes a group in one hierarchy, empty of processes and without limits of an earlier one of the same name.
 pub(super) fn create(hierarchy: &Hierarchy, path: &Path) -> Result<PathBuf> {
     let cpuset = hierarchy.controllers.iter().any(|c| c == "cpuset");
-    let dir = hierarchy.root.join(path);
-    let new = make_dirs(&hierarchy.root, path, &mut |made| if cpuset { fill_cpuset(made) } else { Ok(()) })?;
-    if !new && !file::read(&dir.join("cgroup.procs"))?.is_empty() {
-        return Err(Error::Busy { path: dir });
-    }
-    Ok(dir)
+    file::make_fresh(&hierarchy.root, path, &mut |made| if cpuset { fill_cpuset(made) } else { Ok(()) })
 }
 
 /// A new cpuset has no CPUs and takes no process. Ours inherit: the top one gets its parent's values by copying and
@@ -24,6 +19,9 @@ fn fill_cpuset(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let Some(parent) = dir.parent() else { return Ok(()) };
+    // Another start may have made the parent this moment and not filled it yet. Only the hierarchy's root has values
+    // of its own, and is never empty.
+    fill_cpuset(parent)?;
     for name in ["cpuset.cpus", "cpuset.mems"] {
         write(&dir.join(name), file::read(&parent.join(name))?.trim())?;
     }

@@ -1,6 +1,6 @@
 //! The unified hierarchy.
 
-use super::file::{self, make_dirs, parse_number, write, write_if_there};
+use super::file::{self, parse_number, write, write_if_there};
 use super::types::{BlkioEntry, CpuStats, DeviceValue, MemoryStats, PidsStats, Resources, Stats, Throttling};
 use super::{Error, Result, device_filter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -10,17 +10,15 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
-/// Makes a group, empty of processes, with every controller its parents can hand down if `controllers`.
+/// Makes a group, empty of processes and without limits of an earlier one of the same name; its parents hand down every
+/// controller they can if `controllers`.
 pub(super) fn create(root: &Path, dir: &Path, controllers: bool) -> Result<OwnedFd> {
     let path = dir.strip_prefix(root).unwrap_or(dir);
-    let new = make_dirs(root, path, &mut |made| match made.parent() {
+    let dir = file::make_fresh(root, path, &mut |made| match made.parent() {
         Some(parent) if controllers => enable_controllers(parent),
         _ => Ok(()),
     })?;
-    if !new && event(dir, "populated")? != 0 {
-        return Err(Error::Busy { path: dir.to_owned() });
-    }
-    file::open_dir(dir)
+    file::open_dir(&dir)
 }
 
 /// Hands down every controller of a group to its children.

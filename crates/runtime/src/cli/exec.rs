@@ -34,6 +34,11 @@ const USAGE: Usage<'_> = Usage {
 };
 
 pub(super) fn exec(globals: &Globals, words: Vec<String>) -> Outcome {
+    // A status of its own, so that no failure of ours is taken for the command's.
+    run(globals, words).map_err(|failure| Failure { status: 255, ..failure })
+}
+
+fn run(globals: &Globals, words: Vec<String>) -> Outcome {
     let (args, mut rest) = Args::leading(words, &USAGE)?;
     if rest.is_empty() {
         return Err("missing argument: container id".into());
@@ -46,7 +51,10 @@ pub(super) fn exec(globals: &Globals, words: Vec<String>) -> Outcome {
     let (record, spec) = place.load()?;
     match place.status(&record, Some(&state::cgroup(&spec, &id)?)) {
         Status::Running | Status::Created => {}
-        Status::Paused => return Err("cannot exec in a paused container (use wharf-runtime resume)".into()),
+        Status::Paused if args.flag("--ignore-paused") => {}
+        Status::Paused => {
+            return Err("cannot exec in a paused container (use --ignore-paused to override)".into());
+        }
         Status::Stopped => return Err("cannot exec in a stopped container".into()),
     }
     let process = process_of(&args, rest, &spec)?;
@@ -69,8 +77,7 @@ pub(super) fn exec(globals: &Globals, words: Vec<String>) -> Outcome {
         groups: &[],
         default_home: true,
         preserve_fds: args.number("--preserve-fds")?.unwrap_or(0),
-    })
-    .map_err(|error| Failure { message: error.to_string(), status: 255 })?;
+    })?;
     write_pid_file(&args, child.pid)?;
     let console = match (child.console, args.value("--console-socket")) {
         (Some(console), Some(path)) => {
