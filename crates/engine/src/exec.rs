@@ -231,7 +231,7 @@ impl Engine {
             rows,
             cols,
             detach,
-            user: Some(user.clone()).filter(|user| !user.is_empty()),
+            user: Some(user.clone()),
             groups: host.group_add.clone(),
             default_home: true,
             seccomp_default: spec::options(host)?.seccomp == SeccompOption::Default

@@ -12,6 +12,7 @@
 //! the shims again, learns from their exit files what ended meanwhile, and sweeps what was half made.
 
 mod blocking;
+mod child;
 mod config;
 mod containers;
 mod copy_up;

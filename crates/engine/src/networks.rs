@@ -66,7 +66,8 @@ impl Engine {
         let seed = format!("{}/{name}/{}", record.id, record.started_at.unwrap_or_default());
         vec![EndpointView {
             network: name.to_owned(),
-            network_id: self.network_id(name),
+            // Nothing is known of a network that was never joined.
+            network_id: if record.started_at.is_some() { self.network_id(name) } else { String::new() },
             endpoint_id: if record.is_running() { derived_id(&seed) } else { String::new() },
             address: endpoint.map(|endpoint| (endpoint.address, endpoint.prefix_len)),
             gateway: endpoint.map(|endpoint| endpoint.gateway),

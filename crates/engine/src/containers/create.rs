@@ -36,6 +36,9 @@ impl Engine {
         name: Option<&str>,
         spec: ContainerSpec,
     ) -> Result<(Arc<Container>, Vec<String>)> {
+        if spec.image.is_empty() {
+            return Err(Error::Invalid("no command specified".into()));
+        }
         let image = self.inner.images.resolve(&spec.image)?;
         let foreign = check_platform(&spec, &image)?;
         let spec = merge(spec, &image);
@@ -178,14 +181,14 @@ impl Engine {
         match &spec.host.network_mode {
             NetworkMode::Container(name) => drop(self.find(name)?),
             // A network may be made between create and start; whether it is there is start's question.
-            NetworkMode::Bridge { .. } | NetworkMode::Named(_) => {}
-            NetworkMode::Host | NetworkMode::None => {
-                if spec.ipv4_address.is_some() {
-                    return Err(Error::Invalid(
-                        "user specified IP address is supported on user defined networks only".into(),
-                    ));
-                }
+            NetworkMode::Named(_) => {}
+            mode if spec.ipv4_address.is_some() => {
+                return Err(Error::Invalid(format!(
+                    "invalid config for network {mode}: invalid endpoint settings:\n* user specified IP address is \
+                     supported on user defined networks only"
+                )));
             }
+            NetworkMode::Bridge { .. } | NetworkMode::Host | NetworkMode::None => {}
         }
         for (kind, mode) in [("IPC", &spec.host.ipc_mode), ("PID", &spec.host.pid_mode)] {
             if let Some(name) = mode.strip_prefix("container:") {
@@ -340,8 +343,6 @@ fn normalise(mut spec: ContainerSpec) -> ContainerSpec {
     if spec.entrypoint.as_deref().is_some_and(|entrypoint| entrypoint == [""]) {
         spec.entrypoint = None;
     }
-    // A published port is exposed, too.
-    spec.exposed_ports.extend(spec.host.port_bindings.keys().copied());
     spec.host.sysctls.retain(|name, _| !name.is_empty());
     for name in spec.host.cap_add.iter_mut().chain(&mut spec.host.cap_drop) {
         *name = spec::security::full_name(name);

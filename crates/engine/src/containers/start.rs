@@ -8,12 +8,11 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::process::{Child, Command};
 use wharf_linux::{hostfs, seqpacket};
 use wharf_model::network::NetworkMode;
 use wharf_net::{Attached, EndpointRequest, HostPort, PortRequest};
@@ -21,6 +20,7 @@ use wharf_shim::protocol::{Event, OverlayRoot, Reply, Request, ShimConfig, VERSI
 
 use super::{Container, Phase, Record, logopts};
 use crate::blocking::blocking;
+use crate::child::{self, ShimProcess};
 use crate::link::{Events, Link, failure};
 use crate::spec::{self, SeccompOption, Surroundings};
 use crate::{Engine, Error, Result, files};
@@ -74,8 +74,12 @@ impl Engine {
 
     async fn launch(&self, container: &Arc<Container>) -> Result<()> {
         let (engine, record) = (self.clone(), container.record().clone());
-        let (control, child) =
-            blocking(move || engine.prepare(&record).and_then(|(c, command)| spawn(c, command))).await?;
+        let spawned = blocking(move || {
+            let (control, command) = engine.prepare(&record)?;
+            Ok((control, child::spawn(command)?))
+        });
+        let (control, child) = spawned.await?;
+        let child = ShimProcess::watch(child)?;
         let (link, mut events) = Link::new(control)?;
         let result = self.wire_and_open(container, &link, &mut events).await;
         match result {
@@ -220,7 +224,8 @@ impl Engine {
                 mountpoint: directory.join("root"),
             }),
             seccomp_default: security.seccomp == SeccompOption::Default && !host.privileged,
-            user: Some(record.spec.user.clone()).filter(|user| !user.is_empty()),
+            // Empty is root, with root's groups in the image.
+            user: Some(record.spec.user.clone()),
             groups: host.group_add.clone(),
             create_cwd: true,
             default_home: true,
@@ -238,6 +243,7 @@ impl Engine {
 
     fn shim_command(&self, file: &std::path::Path, control: OwnedFd, log: File) -> Command {
         use std::os::fd::AsRawFd;
+        use std::os::unix::process::CommandExt;
         let mut command = Command::new(format!("/proc/self/fd/{}", self.inner.shim.as_raw_fd()));
         command.arg0("wharf-shim").arg("run").arg(file);
         command.stdin(Stdio::from(control)).stdout(Stdio::null()).stderr(Stdio::from(log));
@@ -361,12 +367,6 @@ struct Started {
     endpoint: Option<wharf_net::Endpoint>,
 }
 
-fn spawn(control: OwnedFd, mut command: Command) -> Result<(OwnedFd, Child)> {
-    let child =
-        command.spawn().map_err(|error| Error::System(format!("cannot start wharf-shim: {error}")))?;
-    Ok((control, child))
-}
-
 /// Why the network could not be attached: an init that has failed takes its namespace with it, and its own reason is
 /// the one that helps.
 async fn cause(link: &Link, pid: i32, error: Error) -> Error {
@@ -380,10 +380,11 @@ async fn cause(link: &Link, pid: i32, error: Error) -> Error {
 }
 
 /// Waits for a shim that was told to leave; one that hangs is killed.
-async fn reap(mut child: Child) {
+async fn reap(mut child: ShimProcess) {
     if tokio::time::timeout(Duration::from_secs(10), child.wait()).await.is_err() {
         tracing::warn!("a shim did not leave in 10 seconds and is killed");
-        let _gone = child.kill().await;
+        child.kill();
+        child.wait().await;
     }
 }
 
@@ -425,7 +426,10 @@ pub(super) fn host_address(text: &str) -> Result<Option<IpAddr>> {
 fn ports(record: &Record) -> Result<Vec<PortRequest>> {
     let host = &record.spec.host;
     let mut ports = Vec::new();
-    for (port, bindings) in &host.port_bindings {
+    // As with Docker, a binding for a port that is not exposed publishes nothing; `-p` exposes what it publishes.
+    for (port, bindings) in
+        host.port_bindings.iter().filter(|(port, _)| record.spec.exposed_ports.contains(*port))
+    {
         for binding in bindings {
             let host_port = binding
                 .port

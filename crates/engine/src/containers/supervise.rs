@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::process::Child;
 use wharf_linux::cgroup::Cgroup;
 use wharf_linux::hostfs;
 use wharf_shim::protocol::{EXIT_FILE, Event, ExitRecord, ExitStatus};
@@ -15,6 +14,7 @@ use super::start::timestamp;
 use super::{Container, Phase};
 use crate::Engine;
 use crate::blocking::blocking;
+use crate::child::ShimProcess;
 use crate::link::{Events, Link};
 
 /// First pause before a restart; doubled each time up to a minute.
@@ -30,7 +30,7 @@ impl Engine {
         container: Arc<Container>,
         link: Arc<Link>,
         mut events: Events,
-        child: Option<Child>,
+        child: Option<ShimProcess>,
     ) {
         tokio::spawn(async move {
             let mut status = None;
@@ -61,8 +61,7 @@ impl Engine {
             while events.recv().await.is_some() {}
             link.close();
             if let Some(mut child) = child {
-                // The kernel keeps a zombie until this; nothing depends on the code.
-                let _code = child.wait().await;
+                child.wait().await;
             }
             self.clean_up_run(&container, removing).await;
         });
