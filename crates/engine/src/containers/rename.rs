@@ -13,11 +13,12 @@ impl Engine {
         let container = self.find(name)?;
         let new = new.strip_prefix('/').unwrap_or(new);
         if new.is_empty() {
-            return Err(Error::Invalid("neither old nor new names may be empty".into()));
+            return Err(Error::Invalid("Neither old nor new names may be empty".into()));
         }
         if !user_paths::is_name(new) {
             return Err(Error::Invalid(format!(
-                "Invalid container name ({new}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+                "Error when allocating new name: Invalid container name (/{new}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are \
+                 allowed"
             )));
         }
         let _change = container.change.lock().await;
@@ -25,7 +26,8 @@ impl Engine {
         if old == new {
             return Err(Error::Invalid("Renaming a container with the same name as its current name".into()));
         }
-        self.inner.containers.reserve(new, &container.id)?;
+        let reserved = self.inner.containers.reserve(new, &container.id);
+        reserved.map_err(|error| error.with_prefix("Error when allocating new name: "))?;
         new.clone_into(&mut container.record().name);
         if let Err(error) = self.save(&container).await {
             container.record().name = old;
