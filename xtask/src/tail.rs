@@ -74,8 +74,9 @@ fn production_lines(text: &str) -> usize {
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
         let path = entry?.path();
-        let is_source =
-            path.extension().is_some_and(|kind| kind == "rs" || kind == "sh") || path.ends_with(".ci/run") || path.ends_with("bench/run");
+        let is_source = path.extension().is_some_and(|kind| kind == "rs" || kind == "sh")
+            || path.ends_with(".ci/run")
+            || path.ends_with("bench/run");
         if path.is_dir() {
             collect(&path, files)?;
         } else if is_source && !path.components().any(|part| part.as_os_str() == "tests") {
