@@ -5,6 +5,11 @@ use wharf_model::ErrorKind;
 /// The result of an engine call.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What Docker says in front of the reason why a command cannot run. Scripts and test suites look for these words, so
+/// they are an interface, whatever the parts are called here.
+const START_PREFIX: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: \
+                            runc create failed: unable to start container process: error during container init: ";
+
 /// A failed engine call. The variants are what callers branch on; the texts are what people read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -33,7 +38,7 @@ pub enum Error {
     #[error("{0}")]
     NotModified(String),
     /// The container's command could not be started; the text carries the runtime's reason.
-    #[error("{}{message}", if matches!(exit_code, 126 | 127) { "failed to create task for container: " } else { "" })]
+    #[error("{}{message}", if matches!(exit_code, 126 | 127) { START_PREFIX } else { "" })]
     Start {
         /// The runtime's reason.
         message: String,

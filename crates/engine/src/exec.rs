@@ -324,7 +324,8 @@ impl Engine {
 /// A command that cannot run says so in its own stream, where a person at a terminal looks; the exit code says the rest.
 fn failed_session(tty: bool, message: &str) -> Session {
     let (sender, output) = OutputStream::new();
-    let text = format!("OCI runtime exec failed: {message}\r\n");
+    let text =
+        format!("OCI runtime exec failed: exec failed: unable to start container process: {message}\r\n");
     // The channel is empty: there is room for one.
     let _taken = sender.try_send(Ok(OutputChunk { stream: Stream::Stdout, bytes: Bytes::from(text) }));
     Session { tty, output, input: None }

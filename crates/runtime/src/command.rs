@@ -56,11 +56,12 @@ pub(crate) fn refusal(command: &str, error: &io::Error) -> Error {
     let command = command.to_owned();
     match error.kind() {
         io::ErrorKind::NotFound => {
-            Error::CommandNotFound { command, reason: "no such file or directory".into() }
+            let reason = format!("stat {command}: no such file or directory");
+            Error::CommandNotFound { command, reason }
         }
         io::ErrorKind::NotADirectory => Error::CommandNotFound { command, reason: "not a directory".into() },
         io::ErrorKind::IsADirectory => {
-            Error::CommandNotExecutable { command, reason: "is a directory".into() }
+            Error::CommandNotExecutable { command, reason: "is a directory: permission denied".into() }
         }
         io::ErrorKind::PermissionDenied => {
             Error::CommandNotExecutable { command, reason: "permission denied".into() }

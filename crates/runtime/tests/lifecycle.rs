@@ -27,9 +27,9 @@ fn the_exit_status_is_the_commands() {
 fn commands_that_cannot_run_say_why() {
     let cases = [
         ("nope", "exec: \"nope\": executable file not found in $PATH"),
-        ("/nope", "exec: \"/nope\": no such file or directory"),
+        ("/nope", "exec: \"/nope\": stat /nope: no such file or directory"),
         ("/etc/passwd", "exec: \"/etc/passwd\": permission denied"),
-        ("/etc", "exec: \"/etc\": is a directory"),
+        ("/etc", "exec: \"/etc\": is a directory: permission denied"),
         ("/etc/passwd/x", "exec: \"/etc/passwd/x\": not a directory"),
         ("", "exec: \"\": executable file not found in $PATH"),
     ];

@@ -353,16 +353,16 @@ fn normalise(mut spec: ContainerSpec) -> ContainerSpec {
     }
     let open =
         spec.host.privileged || spec::options(&spec.host).is_ok_and(|options| options.unconfined_paths);
-    let paths = |default: &[&str]| {
-        if open { Vec::new() } else { default.iter().map(|path| (*path).to_owned()).collect() }
-    };
-    spec.host.masked_paths.get_or_insert_with(|| paths(spec::security::MASKED_PATHS));
-    spec.host.readonly_paths.get_or_insert_with(|| paths(spec::security::READONLY_PATHS));
+    let readonly = || spec::security::READONLY_PATHS.iter().map(|path| (*path).to_owned()).collect();
+    let masked = if open { Vec::new() } else { spec::security::masked_paths() };
+    spec.host.masked_paths.get_or_insert(masked);
+    spec.host.readonly_paths.get_or_insert_with(|| if open { Vec::new() } else { readonly() });
     if spec.host.shm_size == 0 {
         spec.host.shm_size = 64 * 1024 * 1024;
     }
     if spec.host.log.driver.is_empty() {
-        spec.host.log.driver = "local".to_owned();
+        // Docker's word for the default; what is on disk is the spool.
+        spec.host.log.driver = "json-file".to_owned();
     }
     // Swap is as much again as memory, unless said otherwise.
     if spec.host.memory > 0 && spec.host.memory_swap == 0 {

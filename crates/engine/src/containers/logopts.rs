@@ -34,7 +34,7 @@ const OPTIONS: &[&str] = &[
 
 /// Reads driver and options.
 pub(super) fn limits(log: &LogSpec) -> Result<SpoolLimits> {
-    let driver = if log.driver.is_empty() { "local" } else { &log.driver };
+    let driver = if log.driver.is_empty() { "json-file" } else { &log.driver };
     if !matches!(driver, "local" | "json-file" | "none") {
         return Err(Error::Invalid(format!("logger: no log driver named '{driver}' is registered")));
     }

@@ -70,7 +70,7 @@ const DEFAULT: &[&str] = &[
 ];
 
 /// Paths whose content tells of the host or reaches into it.
-pub(crate) const MASKED_PATHS: &[&str] = &[
+const MASKED_PATHS: &[&str] = &[
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -83,9 +83,15 @@ pub(crate) const MASKED_PATHS: &[&str] = &[
     "/proc/scsi",
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
-    "/sys/devices/system/cpu/cpu0/thermal_throttle",
-    "/sys/devices/system/cpu/cpu1/thermal_throttle",
 ];
+
+/// The default list of masked paths: the fixed ones and the thermal counters of each CPU that has them.
+pub(crate) fn masked_paths() -> Vec<String> {
+    let counters = |cpu: usize| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let present = (0..cpus).map(counters).filter(|path| std::path::Path::new(path).exists());
+    MASKED_PATHS.iter().map(|path| (*path).to_owned()).chain(present).collect()
+}
 
 /// Paths that are readable but change the host when written.
 pub(crate) const READONLY_PATHS: &[&str] =

@@ -96,7 +96,7 @@ pub(crate) fn to_info(view: SystemView) -> SystemInfo {
         debug: Some(view.debug),
         nfd: count(view.descriptors),
         system_time: Some(view.time.to_string()),
-        logging_driver: Some("local".to_owned()),
+        logging_driver: Some("json-file".to_owned()),
         cgroup_driver: Some(SystemInfoCgroupDriverEnum::CGROUPFS),
         cgroup_version: view.cgroup_version.parse::<SystemInfoCgroupVersionEnum>().ok(),
         n_events_listener: count(view.event_listeners),
