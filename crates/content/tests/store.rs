@@ -1,4 +1,5 @@
 //! The store as its callers see it.
+#![allow(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 
 use std::io::Write;
 

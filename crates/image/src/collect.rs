@@ -1,14 +1,15 @@
 //! The one collector: what is removed, is removed here.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use wharf_content::spec::{self, Annotations, Descriptor, Index};
-use wharf_linux::hostfs;
+use wharf_linux::{hostfs, tree};
 use wharf_model::Digest;
 
 use crate::records::{self, LayerRow};
@@ -186,6 +187,8 @@ pub(crate) struct Trash {
 struct SharedTrash {
     path: PathBuf,
     state: Mutex<TrashState>,
+    /// The engine goes away: what is left is for the next start.
+    stop: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -197,7 +200,7 @@ struct TrashState {
 
 impl Trash {
     pub(crate) fn new(path: PathBuf) -> Self {
-        let shared = SharedTrash { path, state: Mutex::default() };
+        let shared = SharedTrash { path, state: Mutex::default(), stop: AtomicBool::new(false) };
         Self { shared: Arc::new(shared), worker: Mutex::default() }
     }
 
@@ -252,6 +255,7 @@ impl Trash {
 
 impl Drop for Trash {
     fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
         self.wait();
     }
 }
@@ -265,13 +269,17 @@ impl SharedTrash {
         loop {
             {
                 let mut state = self.lock();
-                if !state.again {
+                if !state.again || self.stop.load(Ordering::Relaxed) {
                     state.running = false;
                     return;
                 }
                 state.again = false;
             }
-            if let Err(error) = self.delete_all() {
+            let deleted = self.delete_all();
+            if self.stop.load(Ordering::Relaxed) {
+                continue;
+            }
+            if let Err(error) = deleted {
                 tracing::warn!("cannot delete all of {}: {error}", self.path.display());
             }
         }
@@ -279,9 +287,11 @@ impl SharedTrash {
 
     fn delete_all(&self) -> Result<()> {
         let mut first_error = None;
+        let directory = hostfs::open_dir(&self.path)?;
         for name in hostfs::read_dir(&self.path)? {
-            if let Err(error) = hostfs::remove_dir_all(&self.path.join(name)) {
-                first_error.get_or_insert(error);
+            if let Err(error) = tree::remove_unless(directory.as_fd(), &name, &self.stop) {
+                let path = self.path.join(&error.path);
+                first_error.get_or_insert(hostfs::Error { path, ..error });
             }
         }
         first_error.map_or(Ok(()), |error| Err(error.into()))

@@ -1,4 +1,5 @@
 //! Archives that real tools write and read.
+#![allow(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! A full disk, and trees that change while they are worked on.
+#![allow(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 
 mod support;
 

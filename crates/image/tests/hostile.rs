@@ -1,4 +1,5 @@
 //! The rows IM-* of the attack catalogue: archives that want out, in, or more than their share.
+#![allow(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 
 mod support;
 

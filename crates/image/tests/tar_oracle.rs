@@ -1,4 +1,5 @@
 //! IM-04: on every stream our reader accepts, GNU tar and Python's tarfile see the same entries.
+#![allow(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 
 mod support;
 
@@ -179,6 +180,7 @@ fn smuggled() -> Vec<u8> {
 }
 
 /// Streams built to be read in two ways.
+#[expect(clippy::too_many_lines, reason = "a list of shapes")]
 fn ambiguous() -> Vec<(&'static str, Vec<u8>)> {
     let inner = smuggled();
     let size = inner.len().to_string();

@@ -1,4 +1,5 @@
 //! What GNU tar packs, comes out the same: differential tests of the layer unpacker.
+#![allow(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 
 mod support;
 

@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -23,9 +24,14 @@ const MAX_DEPTH: usize = 64;
 /// Removes `name` in the directory `parent`, with everything in it. What cannot be removed does not stop the rest;
 /// the first error is returned. Something that is not there is no error.
 pub fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    remove_unless(parent, name, &AtomicBool::new(false))
+}
+
+/// Like [`remove`], and gives up with `EINTR` between two entries once `stop` is set.
+pub fn remove_unless(parent: BorrowedFd<'_>, name: &OsStr, stop: &AtomicBool) -> Result<()> {
     let name =
         CString::new(name.as_bytes()).map_err(|_| Error::new("remove", Path::new(name), Errno::INVAL))?;
-    let mut removal = Removal { stack: Vec::new(), moved: 0, first_error: None };
+    let mut removal = Removal { stack: Vec::new(), moved: 0, first_error: None, stop };
     if let Entry::Directory(directory) = removal.remove_entry(parent, &name) {
         removal.stack.push(Level::new(directory, &name));
         removal.empty_the_stack(parent);
@@ -56,17 +62,22 @@ impl Level {
     }
 }
 
-struct Removal {
+struct Removal<'a> {
     stack: Vec<Level>,
     /// Directories moved to the top so far; makes their new names.
     moved: u64,
     first_error: Option<Error>,
+    stop: &'a AtomicBool,
 }
 
-impl Removal {
+impl Removal<'_> {
     /// Works depth first until the stack is empty.
     fn empty_the_stack(&mut self, parent: BorrowedFd<'_>) {
         while let Some(mut level) = self.stack.pop() {
+            if self.stop.load(Ordering::Relaxed) {
+                self.fail("remove", &level.name, Errno::INTR);
+                return;
+            }
             if let Some(child) = self.pass(&mut level) {
                 self.stack.push(level);
                 self.stack.push(child);
@@ -104,6 +115,9 @@ impl Removal {
         let directory = level.directory.as_fd();
         let mut entries = RawDir::new(directory, &mut buffer);
         while let Some(entry) = entries.next() {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(Errno::INTR) => continue,
@@ -303,6 +317,18 @@ mod tests {
         assert!(!scratch.0.join("t").exists());
         assert!(scratch.0.join("canary/keep").exists());
         remove(scratch.fd().as_fd(), OsStr::new("t")).unwrap();
+    }
+
+    #[test]
+    fn a_removal_can_be_stopped_and_finished_later() {
+        let scratch = Scratch::new("stop");
+        fs::create_dir_all(scratch.0.join("t/a")).unwrap();
+        fs::write(scratch.0.join("t/a/f"), "x").unwrap();
+        let error = remove_unless(scratch.fd().as_fd(), OsStr::new("t"), &AtomicBool::new(true)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::Interrupted);
+        assert!(scratch.0.join("t/a/f").exists());
+        remove(scratch.fd().as_fd(), OsStr::new("t")).unwrap();
+        assert!(!scratch.0.join("t").exists());
     }
 
     #[test]

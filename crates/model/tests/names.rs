@@ -1,4 +1,5 @@
 //! References and digests read back as they were written, whatever they are.
+#![allow(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 
 use proptest::prelude::*;
 use wharf_model::{Digest, Reference};

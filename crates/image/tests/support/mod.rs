@@ -234,8 +234,9 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 /// A data root with a canary beside it.
 pub struct Scratch {
-    pub dir: tempfile::TempDir,
+    // Goes before its directory does.
     pub images: Images,
+    pub dir: tempfile::TempDir,
     canary: BTreeMap<PathBuf, Seen>,
 }
 
@@ -257,7 +258,7 @@ impl Scratch {
         make_canary(&dir.path().join("canary"));
         let canary = survey(&dir.path().join("canary"));
         let images = open(&dir.path().join("data"), limits);
-        Self { dir, images, canary }
+        Self { images, dir, canary }
     }
 
     pub fn data(&self) -> PathBuf {
