@@ -164,7 +164,11 @@ fn damaged(error: io::Error) -> io::Error {
         io::ErrorKind::UnexpectedEof => {
             io::Error::new(io::ErrorKind::InvalidData, "the compressed data ends too early")
         }
-        // zstd's errors carry no kind.
+        // zstd's errors carry no kind, only its words.
+        io::ErrorKind::Other if error.to_string().contains("too much memory") => io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the zstd stream needs a larger window than is allowed (64 MiB); compress it without --long or --ultra",
+        ),
         io::ErrorKind::Other if error.raw_os_error().is_none() && !crate::pipe::is_source_failure(&error) => {
             io::Error::new(io::ErrorKind::InvalidData, format!("the compressed data is damaged: {error}"))
         }

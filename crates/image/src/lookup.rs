@@ -40,10 +40,11 @@ impl Images {
         self.inner.image(row, names)
     }
 
-    /// Every image, newest first, those without a name too.
+    /// Every image, newest first, those without a name too. One whose config cannot be read is left out, so that the
+    /// others can still be seen.
     ///
     /// # Errors
-    /// [`Error::State`], or [`Error::Damaged`] when a document is missing.
+    /// [`Error::State`].
     pub fn list(&self) -> Result<Vec<Image>> {
         let (rows, names) =
             self.inner.db.read(|conn| Ok::<_, Error>((records::images(conn)?, records::names(conn)?)))?;
@@ -54,7 +55,11 @@ impl Images {
         let mut images = Vec::with_capacity(rows.len());
         for row in rows {
             let names = by_image.remove(&row.id).unwrap_or_default();
-            images.push(self.inner.image(row, names)?);
+            let id = row.id;
+            match self.inner.image(row, names) {
+                Ok(image) => images.push(image),
+                Err(error) => tracing::error!("image {id} cannot be read: {error}"),
+            }
         }
         images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
         Ok(images)
