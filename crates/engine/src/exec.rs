@@ -335,6 +335,11 @@ fn failed_session(tty: bool, message: &str) -> Session {
 fn exec_error(error: Error) -> Error {
     match error {
         Error::Start { message, exit_code } => Error::ExecStart { message, exit_code },
+        // The process was on its way; Docker tells this one in the stream, too.
+        Error::Invalid(message) if message.starts_with("chdir to cwd") => {
+            let exit_code = if message.contains("no such file or directory") { 127 } else { 126 };
+            Error::ExecStart { message, exit_code }
+        }
         Error::NoSuchExec(message) => Error::System(message),
         other => other,
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::mpsc;
 use wharf_image::{HistoryEntry, ImportOptions, Loaded, Removed};
-use wharf_model::{Digest, Event, Filters, Reference};
+use wharf_model::{Digest, ErrorKind, Event, Filters, Reference};
 
 use crate::blocking::blocking;
 use crate::containers::until;
@@ -75,6 +75,11 @@ impl Engine {
                     });
                 if chosen {
                     let containers = engine.image_users(&image.id).len();
+                    let mut image = image;
+                    // Of an image with several names, those that were asked for.
+                    image.references.retain(|reference| {
+                        filters.matches_any("reference", |pattern| reference_matches(reference, pattern))
+                    });
                     views.push(ImageView { image, containers });
                 }
             }
@@ -144,7 +149,10 @@ impl Engine {
         let (images, wanted) = (self.inner.images.clone(), names.clone());
         blocking(move || {
             for name in &wanted {
-                images.resolve(name)?;
+                images.resolve(name).map_err(|error| match error.kind() {
+                    ErrorKind::NotFound => Error::NotFound(format!("No such image: {name}")),
+                    _ => Error::Image(error),
+                })?;
             }
             Ok(())
         })

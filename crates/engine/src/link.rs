@@ -100,7 +100,8 @@ pub(crate) fn failure(kind: FailureKind, message: String) -> Error {
     let exit_code = match kind {
         FailureKind::NotFound => 127,
         FailureKind::NotExecutable => 126,
-        FailureKind::InvalidArgument | FailureKind::Internal => 128,
+        FailureKind::InvalidArgument => return Error::Invalid(message),
+        FailureKind::Internal => 128,
         FailureKind::NoSuchExec => return Error::NoSuchExec(message),
         FailureKind::NotRunning => return Error::Conflict(message),
     };
