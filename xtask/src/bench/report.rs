@@ -52,8 +52,11 @@ fn merge(old: &str, measured: &[Measured], machine: &str) -> Option<String> {
     let (before, table) = old.split_once(HEAD)?;
     let label = |line: &str| line.split('|').nth(1).map(|cell| cell.trim().to_owned()).unwrap_or_default();
     let end = table.find("\n\n").map_or(table.len(), |end| end + 1);
-    let mut rows: BTreeMap<String, String> =
-        table[..end].lines().map(|line| (label(line), line.to_owned())).collect();
+    let mut rows: BTreeMap<String, String> = table[..end]
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .map(|line| (label(line), line.to_owned()))
+        .collect();
     rows.extend(measured.iter().map(|row| (row.line(), row)).map(|(line, _)| (label(&line), line)));
     let mut text = before.to_owned();
     text.push_str(HEAD);
