@@ -88,7 +88,8 @@ impl Verb for Attach {
             stdout: true,
             stderr: true,
             tty: subject.tty,
-            detach_keys: run::detach_keys(self.detach_keys.as_deref(), cli, subject.tty)?,
+            // Without input nobody types them; whether the engine likes them is its question.
+            detach_keys: run::detach_keys(self.detach_keys.as_deref(), cli, subject.tty && stdin)?,
         };
         let main = async {
             let request = Request::post(format!("/containers/{}/attach", escape(&subject.id)))
