@@ -28,6 +28,7 @@ use wharf_model::network::Protocol;
 use crate::Endpoint;
 
 pub(crate) use encode::{Transaction, protocol_number};
+pub(crate) use inspect::others_that_drop;
 
 /// Loopback addresses.
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);

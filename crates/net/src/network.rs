@@ -127,7 +127,7 @@ impl Network {
             return Err(Error::InvalidMac(mac));
         }
         removal.wait_for(request.container);
-        if let Some(stale) = records.endpoint(request.container)? {
+        if let Some(stale) = self.shared.recorded(request.container)? {
             self.shared.take_down(&stale)?;
         }
         let bridge = self.shared.ready()?;
@@ -163,8 +163,8 @@ impl Network {
     /// The ports could not be taken back, or a failure of the state database. The container is taken off the bridge
     /// nevertheless, unless its record could not be read.
     pub fn detach(&self, container: &str) -> Result<(), Error> {
-        let Shared { records, removal, .. } = &*self.shared;
-        let Some(endpoint) = records.endpoint(container)? else { return Ok(()) };
+        let removal = &self.shared.removal;
+        let Some(endpoint) = self.shared.recorded(container)? else { return Ok(()) };
         if !removal.announce(container) {
             return Ok(());
         }
@@ -274,8 +274,20 @@ impl Shared {
         let pool = bridge::pool(&mut kernel.route, &self.config, &self.names, &self.records)?;
         let bridge = bridge::make(&mut kernel.route, &self.names, pool)?;
         self.replace_table(kernel, bridge, &self.records.endpoints()?)?;
+        self.warn_of_others(kernel);
         kernel.bridge = Some(bridge);
         Ok(bridge)
+    }
+
+    /// Another program's firewall that drops what it does not know drops the containers' packets, and no table can help it.
+    fn warn_of_others(&self, kernel: &mut Kernel) {
+        let bridge = &self.names.bridge;
+        for chain in firewall::others_that_drop(&mut kernel.filter, &self.names.table).unwrap_or_default() {
+            tracing::warn!(
+                "the firewall chain {chain} drops forwarded packets unless a rule of its own accepts them; if containers \
+                 reach nobody, accept what comes from and goes to {bridge} there"
+            );
+        }
     }
 
     /// Installs the table again if it is gone.
@@ -320,6 +332,26 @@ impl Shared {
             action: format!("install the firewall table {}", table.name),
             source,
         })
+    }
+
+    /// The endpoint of a container. A record that cannot be read is swept with everything that it may have meant: the link
+    /// by its derived name, the ports by building the table without it.
+    fn recorded(&self, container: &str) -> Result<Option<Endpoint>, Error> {
+        let damaged = match self.records.endpoint(container) {
+            Err(error @ Error::Record { .. }) => error,
+            recorded => return recorded,
+        };
+        tracing::warn!("{damaged}; it is removed");
+        let name = self.names.host_interface(container);
+        Socket::open(Family::Route).and_then(|mut socket| link::delete(&mut socket, &name)).map_err(
+            |source| Error::Kernel { action: format!("remove the network interface of {container}"), source },
+        )?;
+        let mut kernel = self.kernel();
+        if let Some(bridge) = kernel.bridge {
+            self.replace_table(&mut kernel, bridge, &self.records.endpoints()?)?;
+        }
+        self.records.remove(container)?;
+        Ok(None)
     }
 
     /// Makes the veth pair and sets up both ends.

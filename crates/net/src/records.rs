@@ -198,7 +198,8 @@ fn holder(db: &Connection, port: &PublishedPort) -> Result<Option<String>, Error
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
     for row in rows {
         let (container, record) = row?;
-        let endpoint = parse(container, &record)?;
+        // A damaged record is not the fault of the one who asks.
+        let Ok(endpoint) = parse(container, &record) else { continue };
         if endpoint.ports.iter().any(|other| ports::collide(other, port)) {
             return Ok(Some(endpoint.container));
         }

@@ -298,6 +298,42 @@ fn reconcile_sweeps_the_dead_and_keeps_the_living() {
 }
 
 #[test]
+fn a_damaged_record_harms_only_its_container() {
+    let Some(world) = World::new() else { return };
+    let state = Database::in_memory().unwrap();
+    let network = world.network_of("", state.clone());
+    let web = world.container(&network, "web", &[tcp(8080, 80)]);
+    let damage = |container: &str| {
+        state
+            .write(|tx| -> Result<(), wharf_state::Error> {
+                let damaged = "UPDATE net_endpoints SET record = '{' WHERE container = ?1";
+                assert_eq!(tx.execute(damaged, [container])?, 1);
+                Ok(())
+            })
+            .unwrap();
+    };
+    for name in ["detached", "attached", "dead"] {
+        let victim = world.container(&network, name, &[tcp(8081, 81)]);
+        damage(name);
+        match name {
+            "detached" => network.detach(name).unwrap(),
+            "attached" => {
+                drop(victim);
+                let again = world.container(&network, name, &[tcp(8081, 81)]);
+                meet(&again.netns.listen("0.0.0.0:81"), &world.lan, (HOST, 8081));
+                network.detach(name).unwrap();
+                network.settle();
+            }
+            _ => assert_eq!(network.reconcile(&["web"]).unwrap(), ["dead"]),
+        }
+        assert_eq!(network.endpoints().unwrap(), std::slice::from_ref(&web.attached.endpoint), "{name}");
+        assert_eq!(published("wharf"), 1, "{name}");
+        assert_eq!(links().iter().filter(|link| link.starts_with("veth")).count(), 1, "{name}");
+    }
+    meet(&web.netns.listen("0.0.0.0:80"), &world.lan, (HOST, 8080));
+}
+
+#[test]
 fn what_somebody_else_destroys_comes_back() {
     let Some(world) = World::new() else { return };
     let network = world.network();

@@ -47,6 +47,36 @@ pub(crate) fn published(socket: &mut Socket, wanted: &Table) -> Result<Option<BT
     Ok(Some(published))
 }
 
+/// The chains of other tables that see forwarded packets and drop them by default: `ip filter FORWARD`.
+pub(crate) fn others_that_drop(socket: &mut Socket, own_table: &str) -> Result<Vec<String>, Error> {
+    /// `NFPROTO_UNSPEC`, `NFPROTO_INET`.
+    const ANY: u8 = 0;
+    const INET: u8 = 1;
+    const HOOK: u16 = 4;
+    const HOOK_NUMBER: u16 = 1;
+    const POLICY: u16 = 5;
+    /// `NF_INET_FORWARD`, `NF_DROP`.
+    const FORWARD: [u8; 4] = 2_u32.to_be_bytes();
+    const DROP: [u8; 4] = 0_u32.to_be_bytes();
+    let ask = |batch: &mut Batch| batch.push(kind(GET_CHAIN), Batch::DUMP, &header(ANY, 0), |_| {});
+    dump(socket, ask, |frame, found: &mut Vec<_>| {
+        let family = match frame.payload.first() {
+            Some(&IPV4) => "ip",
+            Some(&INET) => "inet",
+            _ => return Ok(()),
+        };
+        let attributes = Attributes::after(frame.payload, 4);
+        let text_of = |kind| Ok::<_, Error>(attributes.clone().find(kind)?.map(text).unwrap_or_default());
+        let (table, name) = (text_of(TABLE)?, text_of(CHAIN_NAME)?);
+        let hook = attributes.clone().find(HOOK)?.unwrap_or_default();
+        let forwards = Attributes::new(hook).find(HOOK_NUMBER)? == Some(&FORWARD);
+        if forwards && attributes.find(POLICY)? == Some(&DROP) && table != own_table {
+            found.push(format!("{family} {table} {name}"));
+        }
+        Ok(())
+    })
+}
+
 fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
     names.collect()
 }

@@ -151,9 +151,7 @@ fn nft_reads_the_rendering_as_the_kernel_reads_the_encoding() {
         updated
     });
     let rendered = in_fresh_netns(|| {
-        let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-        nft.stdin.take().unwrap().write_all(table.to_string().as_bytes()).unwrap();
-        assert!(nft.wait().unwrap().success());
+        load(&table.to_string());
         list_ruleset()
     });
     let (Some(encoded), Some(rendered)) = (encoded, rendered) else { return };
@@ -182,6 +180,37 @@ fn a_table_of_another_shape_is_replaced() {
 }
 
 #[test]
+fn other_peoples_drops_are_named() {
+    in_fresh_netns(|| {
+        let mut socket = Socket::open(Family::Netfilter).unwrap();
+        install(&mut socket, &build(&[])).unwrap();
+        assert_eq!(others_that_drop(&mut socket, "wharf").unwrap(), Vec::<String>::new());
+        if Command::new("nft").arg("--version").output().is_err() {
+            eprintln!("skipped: nft is not installed");
+            return;
+        }
+        let chain = |family: &str, table: &str, name: &str, hook: &str, policy: &str| {
+            format!(
+                "table {family} {table} {{\nchain {name} {{\ntype filter hook {hook} priority 5; policy {policy};\n}}\n}}\n"
+            )
+        };
+        load(
+            &[
+                chain("ip", "filter", "FORWARD", "forward", "drop"),
+                chain("ip", "filter", "INPUT", "input", "drop"),
+                chain("inet", "host", "forward", "forward", "drop"),
+                chain("ip6", "six", "forward", "forward", "drop"),
+                chain("ip", "good", "forward", "forward", "accept"),
+            ]
+            .concat(),
+        );
+        let mut found = others_that_drop(&mut socket, "wharf").unwrap();
+        found.sort();
+        assert_eq!(found, ["inet host forward", "ip filter FORWARD"]);
+    });
+}
+
+#[test]
 fn elements_come_and_go_in_one_transaction() {
     in_fresh_netns(|| {
         let mut socket = Socket::open(Family::Netfilter).unwrap();
@@ -203,6 +232,12 @@ fn elements_come_and_go_in_one_transaction() {
         let gone = add().commit(&mut socket).unwrap_err();
         assert_eq!(gone.errno(), Some(rustix::io::Errno::NOENT));
     });
+}
+
+fn load(ruleset: &str) {
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    nft.stdin.take().unwrap().write_all(ruleset.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success());
 }
 
 fn list_ruleset() -> String {
