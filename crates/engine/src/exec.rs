@@ -6,15 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, watch};
+use wharf_linux::confined::Root;
 use wharf_model::{ContainerId, ExecId};
 use wharf_shim::protocol::{ExitStatus, Reply, Request};
 
+use crate::blocking::blocking;
 use crate::containers::{Container, Phase, Record, random_id};
 use crate::readiness::watch as watch_fd;
 use crate::session::{DetachKeys, Input, OutputStream, Session, expect_ok};
@@ -25,6 +28,8 @@ use crate::{Engine, Error, ExecSpec, ExecView, OutputChunk, Result, Stream};
 const KEPT: usize = 1024;
 /// Output that a descendant holds open after the process has ended is waited for this long.
 const LINGER: Duration = Duration::from_secs(1);
+/// The most that is read of a container's passwd or group file.
+const ACCOUNTS: u64 = 4 * 1024 * 1024;
 /// Bytes per read.
 const READ: usize = 64 * 1024;
 
@@ -126,7 +131,6 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Conflict`] when the container does not run, [`Error::Invalid`] without a command.
-    #[expect(clippy::unused_async, reason = "one colour for the whole façade")]
     pub async fn create_exec(&self, container: &str, spec: ExecSpec) -> Result<ExecId> {
         let name = container;
         let container = self.find(name)?;
@@ -146,6 +150,8 @@ impl Engine {
             return Err(Error::Invalid(format!("invalid environment variable: {bad}")));
         }
         DetachKeys::parse(spec.detach_keys.as_deref())?;
+        let (user, pid) = (spec.user.clone(), container.record().pid);
+        blocking(move || check_user(&user, pid)).await?;
         let id = ExecId::from_bytes(random_id()?);
         let command = spec.cmd.join(" ");
         self.inner.execs.add(Arc::new(Exec {
@@ -319,6 +325,28 @@ impl Engine {
             pid,
         })
     }
+}
+
+/// Refuses a user or group that the container does not know, while there is still somebody to tell. The runtime looks
+/// again, inside the container, and that is what counts.
+fn check_user(user: &str, pid: i32) -> Result<()> {
+    let (user, group) = user.split_once(':').unwrap_or((user, ""));
+    let known = |name: &str, file: &str| -> bool {
+        let root = Root::open(Path::new(&format!("/proc/{pid}/root/.")));
+        // What cannot be read is the runtime's to explain.
+        let Ok(text) = root.and_then(|root| root.read_file(Path::new(file), ACCOUNTS)) else { return true };
+        String::from_utf8_lossy(&text).lines().any(|line| line.split(':').next() == Some(name))
+    };
+    for (name, file, what) in [(user, "/etc/passwd", "user"), (group, "/etc/group", "group")] {
+        let number = name.bytes().all(|byte| byte.is_ascii_digit());
+        if !name.is_empty() && !number && !known(name, file) {
+            let file = file.trim_start_matches("/etc/");
+            return Err(Error::Invalid(format!(
+                "unable to find {what} {name}: no matching entries in {file} file"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A command that cannot run says so in its own stream, where a person at a terminal looks; the exit code says the rest.

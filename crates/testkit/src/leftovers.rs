@@ -29,7 +29,8 @@ impl Traces {
             .collect();
         found.extend(mounts(|line| line.contains(&root)));
         if fs::read_to_string("/proc/net/fib_trie").unwrap_or_default().contains(&self.address) {
-            found.push(format!("address or route in {}0/24", self.address));
+            let links = entries(Path::new("/sys/class/net")).join(" ");
+            found.push(format!("an address or route in {}0/24; the links are: {links}", self.address));
         }
         found
     }
