@@ -325,3 +325,59 @@ fn ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wharf_linux::netlink::{Family, Frames};
+
+    use super::*;
+
+    #[test]
+    fn a_link_is_read_as_it_was_written() {
+        let mut batch = Batch::new();
+        batch.push(NEW_LINK, 0, &link_header(7, UP), |link| {
+            link.string(IFLA_NAME, "veth1")
+                .u32(IFLA_MTU, 1450)
+                .u8(IFLA_OPERATION, IN_OPERATION)
+                .u32(IFLA_MASTER, 3);
+            link.nest(IFLA_LINKINFO, |info| {
+                info.string(INFO_KIND, "veth");
+            });
+        });
+        let frame = Frames::new(batch.as_bytes()).next().unwrap().unwrap();
+        let link = Link {
+            index: 7,
+            name: "veth1".into(),
+            up: true,
+            in_operation: true,
+            mtu: 1450,
+            master: Some(3),
+            kind: "veth".into(),
+        };
+        assert_eq!(parse_link(&frame).unwrap(), Some(link));
+    }
+
+    #[test]
+    fn the_loopback_interface_has_its_address_and_no_master() {
+        let mut socket = Socket::open(Family::Route).unwrap();
+        let links = all(&mut socket).unwrap();
+        let loopback = links.iter().find(|link| link.name == "lo").unwrap();
+        assert_eq!((loopback.index, loopback.master), (1, None));
+        assert_eq!(find(&mut socket, "lo").unwrap().unwrap().index, 1);
+        assert_eq!(find(&mut socket, "no-such-link").unwrap(), None);
+        if loopback.up {
+            assert!(addresses(&mut socket).unwrap().contains(&(1, "127.0.0.1/8".parse().unwrap())));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_survived(payload in prop::collection::vec(any::<u8>(), 0..120), kind in any::<u16>()) {
+            let frame = Frame { kind, flags: 0, sequence: 0, payload: &payload };
+            let _ = parse_link(&frame);
+            let _ = parse_address(&frame);
+            let _ = parse_route(&frame);
+        }
+    }
+}

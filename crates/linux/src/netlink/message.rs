@@ -77,6 +77,12 @@ impl Batch {
         self.starts.is_empty()
     }
 
+    /// The bytes as they are now.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The bytes, with message `n` numbered `first + n`.
     pub(super) fn numbered(&mut self, first: u32) -> Result<&[u8], Error> {
         if self.overflow {
