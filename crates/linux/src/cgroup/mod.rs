@@ -428,6 +428,19 @@ impl Cgroup {
         first_error.map_or(Ok(()), Err)
     }
 
+    /// Removes the group above this one from every hierarchy where nothing is in it. The root stays.
+    pub fn remove_parent_if_empty(&self) {
+        if self.path.parent().is_none_or(|parent| parent.as_os_str().is_empty()) {
+            return;
+        }
+        for dir in self.v1_dirs().chain(self.v2()) {
+            if let Some(parent) = dir.parent() {
+                // Somebody uses it, or it is gone already: both are fine.
+                let _ = rustix::fs::rmdir(parent);
+            }
+        }
+    }
+
     fn delete_dir(&self, dir: &Path) -> Result<()> {
         const PATIENCE: Duration = Duration::from_secs(2);
         for attempt in 0.. {

@@ -186,7 +186,12 @@ fn start_attached(new: &New, detach: bool) -> Result<(Running, Option<OwnedFd>),
 }
 
 fn remove(place: &Place, spec: &Spec, bundle: &Path, pid: i32) -> Result<(), Failure> {
-    state::cgroup(spec, &place.id)?.delete()?;
+    let cgroup = state::cgroup(spec, &place.id)?;
+    cgroup.delete()?;
+    // The parent of groups that nobody placed is ours; one that was asked for is its owner's.
+    if spec.linux().as_ref().is_none_or(|linux| linux.cgroups_path().is_none()) {
+        cgroup.remove_parent_if_empty();
+    }
     place.remove()?;
     Ok(hooks::run(spec, Moment::Poststop, &place.id, pid, bundle)?)
 }
