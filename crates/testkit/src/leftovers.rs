@@ -28,7 +28,9 @@ impl Traces {
             .map(|(pid, line)| format!("process {pid}: {line}"))
             .collect();
         found.extend(mounts(|line| line.contains(&root)));
-        if fs::read_to_string("/proc/net/fib_trie").unwrap_or_default().contains(&self.address) {
+        // Leaves only: an inner node may carry an address that nobody has.
+        let leaf = format!("|-- {}", self.address);
+        if fs::read_to_string("/proc/net/fib_trie").unwrap_or_default().contains(&leaf) {
             let links = entries(Path::new("/sys/class/net")).join(" ");
             found.push(format!("an address or route in {}0/24; the links are: {links}", self.address));
         }
