@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binaries::{binary, docker_cli};
-use crate::leftovers::Traces;
+use crate::leftovers::{Traces, address_in_use};
 use crate::{Api, Cli, PATIENCE, image, retry_until};
 
 /// A number held by this process alone until it is dropped.
@@ -33,7 +33,9 @@ impl Slot {
     pub(crate) fn take() -> Self {
         let free = (0..200).find_map(|number| {
             let name = SocketAddr::from_abstract_name(format!("wharf-test-slot-{number}")).ok()?;
-            Some(Self { number, _held: UnixListener::bind_addr(&name).ok()? })
+            let slot = Self { number, _held: UnixListener::bind_addr(&name).ok()? };
+            // What another test has left is that test's failure, not this one's.
+            (!address_in_use(&slot.prefix())).then_some(slot)
         });
         free.expect("200 scratch engines at once: are old test processes hanging?")
     }
@@ -257,6 +259,7 @@ impl Drop for Engine {
         if failed {
             // The test has its message already.
             traces.kill_processes();
+            println!("left after the failure: {:?}", traces.find());
             return;
         }
         if let Err(panic) = cleaned {

@@ -28,9 +28,7 @@ impl Traces {
             .map(|(pid, line)| format!("process {pid}: {line}"))
             .collect();
         found.extend(mounts(|line| line.contains(&root)));
-        // Leaves only: an inner node may carry an address that nobody has.
-        let leaf = format!("|-- {}", self.address);
-        if fs::read_to_string("/proc/net/fib_trie").unwrap_or_default().contains(&leaf) {
+        if address_in_use(&self.address) {
             let links = entries(Path::new("/sys/class/net")).join(" ");
             found.push(format!("an address or route in {}0/24; the links are: {links}", self.address));
         }
@@ -45,6 +43,13 @@ impl Traces {
             }
         }
     }
+}
+
+/// True when an address or route of this network namespace starts with `prefix`.
+pub(crate) fn address_in_use(prefix: &str) -> bool {
+    // Leaves only: an inner node may carry an address that nobody has.
+    let leaf = format!("|-- {prefix}");
+    fs::read_to_string("/proc/net/fib_trie").unwrap_or_default().contains(&leaf)
 }
 
 /// Everything on this machine that looks like an engine's: processes, mounts, links, cgroups, tables.
