@@ -24,7 +24,10 @@ pub(crate) fn run() -> Result<()> {
     let start = Instant::now();
     let engine = Engine::scratch();
     let wharf = engine.wharf();
-    let files = tempfile::tempdir().context("making a directory for the image's root")?;
+    let files = tempfile::Builder::new()
+        .prefix("wharf-demo-")
+        .tempdir()
+        .context("making a directory for the image's root")?;
     say(&format!(
         "A scratch engine, process {}, everything of it in {}",
         pid(&engine),
