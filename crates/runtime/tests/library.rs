@@ -432,15 +432,18 @@ fn main() {
         ("a_killed_init_is_reported", a_killed_init_is_reported),
         ("out_of_memory_is_counted", out_of_memory_is_counted),
     ];
-    let (flags, wanted): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
+    let (flags, wanted): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
     let flag = |name: &str| flags.iter().any(|flag| flag == name);
     if flag("--list") {
         // As cargo-nextest asks; none is ignored.
         tests.iter().filter(|_| !flag("--ignored")).for_each(|(name, _)| println!("{name}: test"));
         return;
     }
-    let matches = |name: &str, w: &String| if flag("--exact") { name == w } else { name.contains(w.as_str()) };
-    let chosen = tests.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| matches(name, w)));
+    let matches =
+        |name: &str, w: &String| if flag("--exact") { name == w } else { name.contains(w.as_str()) };
+    let chosen =
+        tests.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| matches(name, w)));
     let mut failed = 0;
     let mut passed = 0;
     for (name, test) in chosen {
