@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use regex::{Captures, Regex};
+use regex_lite::{Captures, Regex};
 
 /// The instant that Go and Docker print for "never"; it means something and stays.
 const NEVER: &str = "0001-01-01T00:00:00Z";
