@@ -17,8 +17,13 @@ fn name() -> impl Strategy<Value = String> {
         "\\[[0-9a-f]{1,4}:[0-9a-f:]{1,10}\\](:[0-9]{1,5})?/",
         Just("docker.io/".to_owned()),
     ];
-    (domain, prop::collection::vec(path_component(), 1..4))
-        .prop_map(|(domain, parts)| domain + &parts.join("/"))
+    (domain, prop::collection::vec(path_component(), 1..4)).prop_map(|(domain, mut parts)| {
+        // A first component with a dot is taken for a domain, and a domain has no underscore.
+        if domain.is_empty() && parts.len() > 1 {
+            parts[0] = parts[0].replace('.', "_");
+        }
+        domain + &parts.join("/")
+    })
 }
 
 proptest! {
