@@ -44,8 +44,9 @@ test:
 	cargo xtask tail
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace
+	@mkdir -p target && cargo xtask leftovers --record target/leftovers-before
 	$(RUN_TESTS)
-	cargo xtask leftovers
+	cargo xtask leftovers --since target/leftovers-before
 
 fast:
 	cargo fmt --all --check

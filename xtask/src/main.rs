@@ -8,7 +8,7 @@ mod tail;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 const HELP: &str = "\
 cargo xtask COMMAND
@@ -18,7 +18,9 @@ cargo xtask COMMAND
   demo                 the demonstration of the README, on a scratch engine
   bench [P1..P5] [-n RUNS] [--write]
                        the budgets, side by side with Docker, crun and runc where ../shared/peers has them
-  leftovers            what engines have left on this machine: processes, mounts, links, cgroups, firewall rules";
+  leftovers [--record FILE | --since FILE]
+                       what engines have left on this machine: processes, mounts, links, cgroups, firewall tables; --record
+                       writes what is there before a run, --since reports only what has come since";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,7 +41,14 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["tail"] => tail::check(),
         ["demo"] => demo::run(),
         ["bench", rest @ ..] => bench::run(rest),
-        ["leftovers"] => leftovers(),
+        ["leftovers"] => leftovers(""),
+        ["leftovers", "--record", file] => {
+            let there = wharf_testkit::leftovers::of_any_engine().join("\n");
+            std::fs::write(file, there).with_context(|| format!("writing {file}"))
+        }
+        ["leftovers", "--since", file] => {
+            leftovers(&std::fs::read_to_string(file).with_context(|| format!("reading {file}"))?)
+        }
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             Ok(())
@@ -48,9 +57,10 @@ fn run(arguments: &[&str]) -> Result<()> {
     }
 }
 
-/// The sweep after everything: whatever looks like ours and is still on the machine is a leak.
-fn leftovers() -> Result<()> {
-    let found = wharf_testkit::leftovers::of_any_engine();
+/// The sweep after everything: whatever looks like ours, was not there before and is on the machine is a leak.
+fn leftovers(before: &str) -> Result<()> {
+    let mut found = wharf_testkit::leftovers::of_any_engine();
+    found.retain(|line| !before.lines().any(|known| known == line));
     if found.is_empty() {
         println!("leftovers: none");
         return Ok(());
