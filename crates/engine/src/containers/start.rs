@@ -370,8 +370,12 @@ struct Started {
 /// Why the network could not be attached: an init that has failed takes its namespace with it, and its own reason is
 /// the one that helps.
 async fn cause(link: &Link, pid: i32, error: Error) -> Error {
-    let dead = hostfs::read_to_string(std::path::Path::new(&format!("/proc/{pid}/stat")))
-        .map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])));
+    // A process that is ending loses its namespaces before it becomes a zombie.
+    let ending = matches!(&error, Error::File(file) if file.is_not_found());
+    let dead = ending
+        || hostfs::read_to_string(std::path::Path::new(&format!("/proc/{pid}/stat"))).map_or(true, |stat| {
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+        });
     if !dead {
         return error;
     }
