@@ -48,8 +48,7 @@ pub enum Error {
         port: Port,
     },
     /// The host has no such address to publish on.
-    #[error("failed to bind host port for {}: cannot assign requested address; the host has no address {}",
-        binding(.host, .container, *.protocol), .host.ip())]
+    #[error("failed to bind host port for {}: cannot assign requested address", binding(.host, .container, *.protocol))]
     NoSuchAddress {
         /// The wished host address and port.
         host: SocketAddrV4,

@@ -179,8 +179,7 @@ fn conflicts_over_ports_name_who_is_in_the_way_and_leave_nothing() {
     );
     assert_eq!(
         message("two", &[publish(Some("9.9.9.9"), 9000, 1, Protocol::Udp)]),
-        "failed to bind host port for 9.9.9.9:9000:172.17.0.3:1/udp: cannot assign requested address; \
-         the host has no address 9.9.9.9"
+        "failed to bind host port for 9.9.9.9:9000:172.17.0.3:1/udp: cannot assign requested address"
     );
     let six = publish(Some("::1"), 9000, 1, Protocol::Tcp);
     assert!(matches!(attempt("two", &[six]), Err(Error::Ipv6Unsupported { .. })));
