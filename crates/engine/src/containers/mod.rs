@@ -37,6 +37,7 @@ mod wait;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -58,6 +59,9 @@ use crate::link::Link;
 use crate::session::Followers;
 use crate::{EngineConfig, Error, Result};
 
+/// How long a shutdown waits for what ended containers leave behind.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+
 /// The engine: a handle that is cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -77,6 +81,8 @@ pub(crate) struct Inner {
     pub(crate) execs: Execs,
     /// The shim's executable behind a read-only mount: no container can write to it through `/proc`.
     pub(crate) shim: OwnedFd,
+    /// Runs that have ended and are still being cleaned up; their containers may be forgotten already.
+    pub(crate) cleanups: watch::Sender<usize>,
     /// Set at shutdown: exits are left for the next engine, nothing is restarted.
     pub(crate) closing: watch::Sender<bool>,
 }
@@ -207,6 +213,7 @@ impl Engine {
                 containers: Table::default(),
                 execs: Execs::default(),
                 shim,
+                cleanups: watch::Sender::new(0),
                 closing: watch::Sender::new(false),
             }),
         })
@@ -227,6 +234,12 @@ impl Engine {
             futures_util::future::join_all(stops).await;
         }
         self.inner.closing.send_replace(true);
+        let mut cleanups = self.inner.cleanups.subscribe();
+        let settled =
+            tokio::time::timeout(SHUTDOWN_DEADLINE, cleanups.wait_for(|running| *running == 0)).await;
+        if settled.is_err() {
+            tracing::warn!("some containers are not cleaned up yet; the next start finishes that");
+        }
         let idle = !self.inner.containers.all().iter().any(|container| container.progress.borrow().busy);
         let (network, parent) = (self.inner.network.clone(), self.inner.config.cgroup_parent());
         let _closed = blocking(move || {

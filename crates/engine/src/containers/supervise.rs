@@ -56,6 +56,7 @@ impl Engine {
                 Some(status) => Ended { status, error: None },
                 None => self.ended_without_a_word(&container).await,
             };
+            self.inner.cleanups.send_modify(|running| *running += 1);
             let removing = self.record_end(&container, &ended).await;
             // The shim removes the cgroup and leaves: only then may a new one take its place.
             while events.recv().await.is_some() {}
@@ -64,6 +65,7 @@ impl Engine {
                 child.wait().await;
             }
             self.clean_up_run(&container, removing).await;
+            self.inner.cleanups.send_modify(|running| *running -= 1);
         });
     }
 

@@ -443,17 +443,20 @@ impl Cgroup {
 
     fn delete_dir(&self, dir: &Path) -> Result<()> {
         const PATIENCE: Duration = Duration::from_secs(2);
-        for attempt in 0.. {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             match file::remove_tree(dir) {
                 Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
-                    if attempt > 0 || !self.wait_empty(PATIENCE)? {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() || !self.wait_empty(left)? {
                         return Err(Error::Busy { path: dir.to_owned() });
                     }
+                    // Nobody is in it any more, but the kernel has not let go of the last one yet; it tells nobody when.
+                    std::thread::sleep(Duration::from_millis(1));
                 }
                 other => return other,
             }
         }
-        Ok(())
     }
 
     fn v2(&self) -> Option<PathBuf> {
