@@ -33,8 +33,7 @@ fn rt_12_every_process_is_in_its_own_group_everywhere() {
     for pid in pids {
         // A process that was listed while it ended is shown in the root's groups for its last moment.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        loop {
-            let Ok(groups) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else { break };
+        while let Ok(groups) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) {
             let astray = groups.lines().find(|line| !line.ends_with(&group));
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let ended = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
