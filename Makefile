@@ -5,7 +5,7 @@
 # program:package pairs. What is missing is installed with apt-get, after saying so in one line.
 NEEDS_BUILD := cc:build-essential
 NEEDS_RUN   := busybox:busybox-static
-NEEDS_TEST  := bash:bash jq:jq
+NEEDS_TEST  := bash:bash jq:jq python3:python3 script:bsdutils
 
 define need
 	@missing=$$(for pair in $(1); do command -v $${pair%%:*} >/dev/null 2>&1 || echo $${pair##*:}; done); \
