@@ -145,7 +145,13 @@ mod tests {
         let traces = Traces { root: root.clone(), address: "10.213.255.".to_owned() };
         assert_eq!(traces.find(), Vec::<String>::new());
         let mut child = Command::new("sleep").arg0(&root).arg("1000").spawn().unwrap();
-        let found = traces.find();
+        // For a moment after its exec a process has no command line yet.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut found = traces.find();
+        while found.is_empty() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+            found = traces.find();
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(found.iter().any(|line| line.contains("no-such-engine-root")), "{found:?}");
