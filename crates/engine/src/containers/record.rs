@@ -144,26 +144,18 @@ pub(super) fn load_all(db: &Database) -> Result<Vec<Record>> {
 }
 
 pub(super) fn insert(db: &Database, record: &Record) -> Result<()> {
-    let json = to_json(record)?;
-    db.write(|tx| -> std::result::Result<(), wharf_state::Error> {
-        tx.prepare_cached("INSERT INTO containers (id, name, record) VALUES (?1, ?2, ?3)")?.execute((
-            record.id.as_str(),
-            &record.name,
-            json,
-        ))?;
-        Ok(())
-    })?;
-    Ok(())
+    write(db, record, "INSERT INTO containers (id, name, record) VALUES (?1, ?2, ?3)")
 }
 
 pub(super) fn update(db: &Database, record: &Record) -> Result<()> {
+    write(db, record, "UPDATE containers SET name = ?2, record = ?3 WHERE id = ?1")
+}
+
+/// Runs a statement that takes id, name and document.
+fn write(db: &Database, record: &Record, statement: &str) -> Result<()> {
     let json = to_json(record)?;
     db.write(|tx| -> std::result::Result<(), wharf_state::Error> {
-        tx.prepare_cached("UPDATE containers SET name = ?2, record = ?3 WHERE id = ?1")?.execute((
-            record.id.as_str(),
-            &record.name,
-            json,
-        ))?;
+        tx.prepare_cached(statement)?.execute((record.id.as_str(), &record.name, json))?;
         Ok(())
     })?;
     Ok(())
