@@ -1,0 +1,3 @@
+//! `wharf-registry`: serves a registry.
+
+fn main() {}
