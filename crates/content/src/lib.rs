@@ -6,6 +6,7 @@
 //! index.json            what is named, for other tools; ours is the state database
 //! blobs/sha256/<hex>    every blob, complete and verified
 //! ingest/<n>            blobs that are still being written
+//! ingest/<hex>          downloads, whole or in part, by the digest they must have
 //! ```
 //!
 //! Invariants: a file in `blobs/` has the digest of its name and is durable, because [`Store::publish`] syncs it
@@ -14,7 +15,8 @@
 //!
 //! Locking: none is needed; publishing the same blob twice is harmless. Only one process owns a store.
 //!
-//! Crash: `ingest/` may hold partial files, which [`Store::open`] removes.
+//! Crash: `ingest/` may hold partial files. [`Store::open`] removes the numbered ones; downloads stay for a day, so that
+//! a repeated pull goes on where it was. Their bytes are hashed again before they count.
 
 mod error;
 pub mod spec;
@@ -25,6 +27,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use wharf_linux::hostfs;
@@ -33,6 +36,9 @@ use wharf_model::Digest;
 pub use error::{Error, Result};
 pub use spec::MAX_DOCUMENT;
 pub use stage::{Ingest, Staged};
+
+/// How long a download that nobody goes on with is kept.
+pub const MAX_DOWNLOAD_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The blobs of one data root; clones share it.
 #[derive(Debug, Clone)]
@@ -49,8 +55,8 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self> {
         let store = Self { root: Arc::from(root), serial: Arc::default() };
         hostfs::create_dir_all(&store.blobs(), 0o755)?;
-        hostfs::remove_dir_all(&store.ingests())?;
         hostfs::create_dir_all(&store.ingests(), 0o700)?;
+        store.sweep_ingests(MAX_DOWNLOAD_AGE)?;
         let marker = root.join("oci-layout");
         if !hostfs::exists(&marker)? {
             hostfs::write_atomic(&marker, spec::LAYOUT, 0o644)?;
@@ -68,6 +74,30 @@ impl Store {
     pub fn ingest(&self) -> Result<Ingest> {
         let number = self.serial.fetch_add(1, Ordering::Relaxed);
         Ok(Ingest::create(self.ingests().join(number.to_string()))?)
+    }
+
+    /// Begins a download, or goes on with one that was left. The caller sees to it that nobody else does at the same
+    /// time.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the file cannot be made.
+    pub fn download(&self, digest: &Digest) -> Result<Ingest> {
+        Ok(Ingest::resume(self.ingests().join(digest.hex()))?)
+    }
+
+    /// Removes downloads that nobody went on with for `age`. Not while there are any under way that are older.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the disk refuses.
+    pub fn forget_downloads(&self, age: Duration) -> Result<()> {
+        for name in hostfs::read_dir(&self.ingests())? {
+            let path = self.ingests().join(&name);
+            let is_download = name.to_str().is_some_and(|name| Digest::from_hex(name).is_ok());
+            if is_download && older_than(&path, age) {
+                hostfs::remove_file(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Stages a small document.
@@ -201,6 +231,16 @@ impl Store {
         Ok(hostfs::write_atomic(&path, &bytes, 0o644)?)
     }
 
+    /// At start: nobody writes yet.
+    fn sweep_ingests(&self, age: Duration) -> Result<()> {
+        for name in hostfs::read_dir(&self.ingests())? {
+            if name.to_str().is_none_or(|name| Digest::from_hex(name).is_err()) {
+                hostfs::remove_file(&self.ingests().join(&name))?;
+            }
+        }
+        self.forget_downloads(age)
+    }
+
     fn blobs(&self) -> PathBuf {
         self.root.join("blobs").join(Digest::ALGORITHM)
     }
@@ -208,6 +248,11 @@ impl Store {
     fn ingests(&self) -> PathBuf {
         self.root.join("ingest")
     }
+}
+
+fn older_than(path: &Path, age: Duration) -> bool {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age))
 }
 
 /// The digest of some bytes.

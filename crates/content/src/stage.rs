@@ -1,4 +1,7 @@
 //! Blobs on their way into the store.
+//!
+//! Most are numbered files that go away with the process. A download is called by the digest it must have: what has
+//! come so far outlives a failure, a kill and a restart, and is read again instead of fetched again.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,15 +13,19 @@ use wharf_model::Digest;
 
 use crate::Error;
 
-/// A blob being written and hashed. Dropped before [`Ingest::finish`], it leaves nothing.
+/// A blob being written and hashed. Dropped before [`Ingest::finish`], it leaves nothing, or if it is a download,
+/// what has come of it.
 #[derive(Debug)]
 pub struct Ingest {
     file: Temporary,
     hasher: Sha256,
     size: u64,
+    /// Bytes that an earlier attempt left in the file: the first ones written here are only hashed.
+    kept: u64,
 }
 
-/// A whole blob with its digest, not yet visible. Dropped before [`crate::Store::publish`], it leaves nothing.
+/// A whole blob with its digest, not yet visible. Dropped before [`crate::Store::publish`], it leaves nothing, or if
+/// it is a download, the whole of it.
 #[derive(Debug)]
 pub struct Staged {
     file: Temporary,
@@ -26,15 +33,19 @@ pub struct Staged {
     size: u64,
 }
 
-/// A file that goes away unless it is renamed.
+/// A file that goes away unless it is renamed or resumable.
 #[derive(Debug)]
 struct Temporary {
     file: File,
     path: PathBuf,
+    resumable: bool,
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
+        if self.resumable {
+            return;
+        }
         // After a rename there is nothing at this path. A failure leaves garbage that the next open sweeps.
         let _ = hostfs::remove_file(&self.path);
     }
@@ -43,7 +54,36 @@ impl Drop for Temporary {
 impl Ingest {
     pub(crate) fn create(path: PathBuf) -> hostfs::Result<Self> {
         let file = hostfs::create_new(&path, 0o644)?;
-        Ok(Self { file: Temporary { file, path }, hasher: Sha256::new(), size: 0 })
+        let file = Temporary { file, path, resumable: false };
+        Ok(Self { file, hasher: Sha256::new(), size: 0, kept: 0 })
+    }
+
+    /// Goes on with the file at `path`, or begins it.
+    pub(crate) fn resume(path: PathBuf) -> hostfs::Result<Self> {
+        let file = hostfs::append(&path, 0o644)?;
+        let kept = file.metadata().context("stat", &path)?.len();
+        let file = Temporary { file, path, resumable: true };
+        Ok(Self { file, hasher: Sha256::new(), size: 0, kept })
+    }
+
+    /// How many bytes an earlier attempt left. They have to be written again, read from [`Ingest::kept_reader`], so
+    /// that they are hashed.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.kept
+    }
+
+    /// Reads what an earlier attempt left.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the file cannot be opened.
+    pub fn kept_reader(&self) -> Result<File, Error> {
+        Ok(hostfs::open(&self.file.path)?)
+    }
+
+    /// What has come is not what was promised: nothing of it is kept.
+    pub fn discard(mut self) {
+        self.file.resumable = false;
     }
 
     /// Bytes written so far.
@@ -73,7 +113,11 @@ impl Ingest {
 
 impl Write for Ingest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.file.write(bytes)?;
+        let left = usize::try_from(self.kept.saturating_sub(self.size)).unwrap_or(usize::MAX);
+        let written = match left {
+            0 => self.file.file.write(bytes)?,
+            left => left.min(bytes.len()),
+        };
         self.hasher.update(&bytes[..written]);
         self.size += written as u64;
         Ok(written)
@@ -105,11 +149,20 @@ impl Staged {
         Ok(hostfs::open(&self.file.path)?)
     }
 
+    /// It is not what was promised: nothing of it is kept.
+    pub fn discard(mut self) {
+        self.file.resumable = false;
+    }
+
     pub(crate) fn sync(&self) -> hostfs::Result<()> {
         self.file.file.sync_data().context("sync", &self.file.path)
     }
 
     pub(crate) fn rename(self, to: &Path) -> hostfs::Result<()> {
-        hostfs::rename(&self.file.path, to)
+        match hostfs::rename(&self.file.path, to) {
+            // Two operations may have brought the same download; the other one was faster.
+            Err(error) if error.is_not_found() && self.file.resumable && hostfs::exists(to)? => Ok(()),
+            result => result,
+        }
     }
 }

@@ -109,3 +109,69 @@ fn im_09_a_document_is_bounded_in_size_and_depth() {
     let skipped = format!(r#"{{"schemaVersion":2,"manifests":[],"x":{deep}}}"#);
     assert!(Index::parse(skipped.as_bytes(), spec::INDEX).is_ok());
 }
+
+#[test]
+fn a_download_goes_on_after_a_restart() {
+    let scratch = tempfile::tempdir().unwrap();
+    let bytes = b"twelve bytes".as_slice();
+    let digest = digest_of(bytes);
+    {
+        let store = Store::open(scratch.path()).unwrap();
+        let mut first = store.download(&digest).unwrap();
+        first.write_all(&bytes[..5]).unwrap();
+    }
+    let store = Store::open(scratch.path()).unwrap();
+    let mut again = store.download(&digest).unwrap();
+    assert_eq!(again.kept(), 5);
+    // The kept bytes are hashed and not written twice, however the pieces fall.
+    for piece in bytes.chunks(3) {
+        again.write_all(piece).unwrap();
+    }
+    let staged = again.finish();
+    assert_eq!((staged.digest(), staged.size()), (&digest, 12));
+    store.publish(vec![staged]).unwrap();
+    assert_eq!(store.document(&digest).unwrap(), bytes);
+    assert_eq!(store.download(&digest).unwrap().kept(), 0, "a published download is not left in ingest");
+}
+
+#[test]
+fn a_download_that_is_wrong_is_forgotten() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = Store::open(scratch.path()).unwrap();
+    let digest = digest_of(b"right");
+    let mut ingest = store.download(&digest).unwrap();
+    ingest.write_all(b"wrong").unwrap();
+    let staged = ingest.finish();
+    assert_ne!(staged.digest(), &digest);
+    staged.discard();
+    assert_eq!(store.download(&digest).unwrap().kept(), 0);
+}
+
+#[test]
+fn the_same_download_published_twice_is_no_error() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = Store::open(scratch.path()).unwrap();
+    let digest = digest_of(b"once");
+    let mut one = store.download(&digest).unwrap();
+    one.write_all(b"once").unwrap();
+    let one = one.finish();
+    let mut two = store.download(&digest).unwrap();
+    assert_eq!(two.kept(), 4);
+    two.write_all(b"once").unwrap();
+    let two = two.finish();
+    store.publish(vec![one]).unwrap();
+    store.publish(vec![two]).unwrap();
+    assert_eq!(store.document(&digest).unwrap(), b"once");
+}
+
+#[test]
+fn old_downloads_go() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = Store::open(scratch.path()).unwrap();
+    let digest = digest_of(b"x");
+    store.download(&digest).unwrap().write_all(b"y").unwrap();
+    store.forget_downloads(std::time::Duration::from_secs(60)).unwrap();
+    assert_eq!(store.download(&digest).unwrap().kept(), 1);
+    store.forget_downloads(std::time::Duration::ZERO).unwrap();
+    assert_eq!(store.download(&digest).unwrap().kept(), 0);
+}

@@ -123,7 +123,7 @@ impl Images {
         let compression = Compression::detect(&first, "root filesystem")?;
         let inner = &self.inner;
         stage::take_layer(
-            &inner.store,
+            inner.store.ingest()?,
             inner.stage_directory()?,
             first,
             &mut input,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use sha2::{Digest as _, Sha256};
-use wharf_content::{Ingest, Staged, Store};
+use wharf_content::{Ingest, Staged};
 use wharf_linux::hostfs;
 use wharf_model::Digest;
 
@@ -100,9 +100,9 @@ pub(crate) fn read_chunk(input: &mut dyn BufRead) -> Result<Vec<u8>> {
     Ok(chunk)
 }
 
-/// Takes a layer in: `first` is the chunk that was read to find out its `compression`.
+/// Takes a layer in, its blob into `ingest`: `first` is the chunk that was read to find out its `compression`.
 pub(crate) fn take_layer(
-    store: &Store,
+    mut ingest: Ingest,
     directory: StagedDirectory,
     first: Vec<u8>,
     input: &mut dyn BufRead,
@@ -110,7 +110,6 @@ pub(crate) fn take_layer(
     limits: &Limits,
     on: &mut dyn FnMut(u64),
 ) -> Result<StagedLayer> {
-    let mut ingest = store.ingest()?;
     let files = directory.files();
     let (sink, source) = pipe();
     let outcome = thread::scope(|scope| {

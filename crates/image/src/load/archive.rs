@@ -112,7 +112,7 @@ impl Archive {
         }
         let layer = short_id(name);
         let taken = stage::take_layer(
-            &inner.store,
+            inner.store.ingest()?,
             inner.stage_directory()?,
             first,
             &mut input,
