@@ -91,10 +91,7 @@ impl RunConfig {
             }
             "HEALTHCHECK" => self.healthcheck = Some(healthcheck(rest)?),
             _ => {
-                return Err(Error::Invalid(format!(
-                    "{} is not a valid change command",
-                    instruction.to_ascii_lowercase()
-                )));
+                return Err(Error::Invalid(format!("{instruction} is not a valid change command")));
             }
         }
         Ok(())
@@ -307,8 +304,8 @@ mod tests {
     #[test]
     fn other_instructions_are_refused() {
         for (line, message) in [
-            ("RUN x", "run is not a valid change command"),
-            ("Foo bar", "foo is not a valid change command"),
+            ("RUN x", "RUN is not a valid change command"),
+            ("Foo bar", "Foo is not a valid change command"),
             ("ENV", "ENV requires at least one argument"),
             ("ENV A", "ENV must have two arguments"),
             ("ENV A=1 B", "Syntax error - can't find = in \"B\". Must be of the form: name=value"),

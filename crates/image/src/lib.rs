@@ -36,7 +36,7 @@ mod remove;
 mod save;
 mod snapshots;
 mod stage;
-pub mod tar;
+pub use wharf_archive::tar;
 mod types;
 mod unpack;
 

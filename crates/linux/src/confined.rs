@@ -31,6 +31,8 @@ pub struct Root {
     fd: OwnedFd,
     /// Where it was opened, for messages only.
     path: PathBuf,
+    /// What lookups refuse besides.
+    refused: ResolveFlags,
 }
 
 impl Root {
@@ -39,13 +41,20 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty())
             .context("open directory", path)?;
-        Ok(Self { fd, path: path.to_owned() })
+        Ok(Self::from_fd(fd, path))
     }
 
     /// Takes an opened directory as root; `path` is for messages.
     #[must_use]
     pub fn from_fd(fd: OwnedFd, path: &Path) -> Self {
-        Self { fd, path: path.to_owned() }
+        Self { fd, path: path.to_owned(), refused: ResolveFlags::empty() }
+    }
+
+    /// The same root, in which no lookup goes through a symbolic link.
+    #[must_use]
+    pub fn without_links(mut self) -> Self {
+        self.refused = ResolveFlags::NO_SYMLINKS;
+        self
     }
 
     /// Opens a path as a process whose root this is would.
@@ -140,7 +149,7 @@ impl Root {
         mode: Mode,
         extra: ResolveFlags,
     ) -> std::result::Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | extra;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | self.refused | extra;
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         for _ in 0..ATTEMPTS {
             match rustix::fs::openat2(&self.fd, path, flags | OFlags::CLOEXEC, mode, resolve) {
