@@ -29,6 +29,8 @@ pub trait Caller: Send + Sync {
     fn name(&self) -> Option<&str>;
     /// Whether this caller may do it.
     fn may(&self, wanted: Wanted<'_>) -> bool;
+    /// What to answer when this caller may not do what the request needs: all of `wanted`.
+    fn refuse(&self, wanted: &[Wanted<'_>]) -> Refusal;
 }
 
 /// Why a request is refused.
@@ -43,6 +45,8 @@ pub enum Refusal {
     },
     /// 403: no credentials help.
     Denied(String),
+    /// 429: too many credentials are being checked at once.
+    Busy(String),
 }
 
 /// Finds out who calls.
@@ -52,8 +56,6 @@ pub trait Access: Send + Sync {
     /// # Errors
     /// A [`Refusal`] when they are wrong; a request without credentials has a caller who may do little.
     fn identify<'a>(&'a self, head: &'a Parts) -> BoxFuture<'a, Result<Arc<dyn Caller>, Refusal>>;
-    /// What to answer a caller who may not do what the request needs.
-    fn refuse(&self, caller: &dyn Caller, wanted: &[Wanted<'_>]) -> Refusal;
 }
 
 /// Everyone may do everything: a registry on a developer's loopback address.
@@ -68,14 +70,14 @@ impl Caller for Everyone {
     fn may(&self, _: Wanted<'_>) -> bool {
         true
     }
+
+    fn refuse(&self, _: &[Wanted<'_>]) -> Refusal {
+        Refusal::Denied("requested access to the resource is denied".to_owned())
+    }
 }
 
 impl Access for Everyone {
     fn identify<'a>(&'a self, _: &'a Parts) -> BoxFuture<'a, Result<Arc<dyn Caller>, Refusal>> {
         Box::pin(std::future::ready(Ok(Arc::new(*self) as Arc<dyn Caller>)))
-    }
-
-    fn refuse(&self, _: &dyn Caller, _: &[Wanted<'_>]) -> Refusal {
-        Refusal::Denied("requested access to the resource is denied".to_owned())
     }
 }
