@@ -5,10 +5,12 @@ use std::{cell::OnceCell, ffi::OsString, io::Write as _};
 use clap::{Args as _, Command, FromArgMatches as _};
 use tokio::sync::OnceCell as AsyncOnceCell;
 use wharf_api::client::Client;
+use wharf_model::Reference;
 
 use crate::{
     commands::{self, Lookup},
     config::Config,
+    credentials::{self, Auth, Credentials},
     engine,
     failure::{Failure, Result},
     help,
@@ -104,6 +106,20 @@ impl Cli {
     /// The engine, connected; started first if it is ours to start.
     pub(crate) async fn engine(&self) -> Result<&Client> {
         self.client.get_or_try_init(|| engine::connect(&self.globals, self.config())).await
+    }
+
+    /// The credentials the user has.
+    pub(crate) fn credentials(&self) -> Credentials {
+        Credentials::of(self.config().directory())
+    }
+
+    /// Those for the registry of `reference`. If they cannot be had the user is told why, and there are none.
+    pub(crate) async fn auth(&self, reference: &Reference) -> Auth {
+        let server = credentials::server_of(reference);
+        self.credentials().get(server).await.unwrap_or_else(|error| {
+            self.warn(&format!("WARNING: No credentials for {server} are used: {error}"));
+            Auth::default()
+        })
     }
 
     /// Writes to standard output.

@@ -1,6 +1,9 @@
 //! The user's settings: Docker's `config.json`, of which only these parts mean anything here.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
@@ -51,13 +54,18 @@ impl Config {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 let _ = std::io::Write::write_all(
                     &mut std::io::stderr(),
-                    format!("WARNING: Error loading config file: {}: {error}\n", path.display()).as_bytes(),
+                    format!("WARNING: Error parsing config file ({}): {error}\n", path.display()).as_bytes(),
                 );
                 Self::default()
             }),
             Err(_) => Self::default(),
         };
         Self { directory, ..config }
+    }
+
+    /// Where the settings are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The proxy settings a container inherits, as `NAME=value`, for the engine at `host`.

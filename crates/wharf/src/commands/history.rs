@@ -6,7 +6,6 @@ use crate::{
     cli::Cli,
     failure::Result,
     format::{Format, Row, human},
-    progress,
     template::Value,
     verb::{Arity, Verb},
 };
@@ -48,8 +47,8 @@ impl Verb for History {
         };
         let format = Format::parse::<Step>(self.format.as_deref().unwrap_or(""), &table)?;
         let mut request = Request::get(format!("/images/{}/history", escape(&self.image[0])));
-        if let Some(platform) = &self.platform {
-            request = request.query("platform", progress::platform_document(platform));
+        if let Some(platform) = super::platform(self.platform.as_deref(), "invalid platform: ")? {
+            request = request.query("platform", platform.document());
         }
         let list: Vec<Value> = cli.engine().await?.send(request).await?.json().await?;
         let row = |step| Step { step, truncate: !self.no_trunc, human: self.human };

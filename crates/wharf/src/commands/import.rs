@@ -56,6 +56,6 @@ impl Verb for Import {
             path => request.stream(upload::pieces(load::open(path)?)),
         };
         let response = cli.engine().await?.send(request).await?;
-        progress::show(response.documents(), Sink::Stdout, false).await
+        progress::show(response.documents(), Sink::Stdout).await
     }
 }

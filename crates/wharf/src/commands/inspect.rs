@@ -7,6 +7,7 @@ use wharf_api::client::{Request, escape};
 use crate::{
     cli::Cli,
     failure::{Failure, Result},
+    syntax::platform::Platform,
     template::{Object, Template, Value, json_indent},
     verb::{Arity, Verb},
 };
@@ -49,7 +50,14 @@ impl Verb for Inspect {
                 "unknown type: \"{wanted}\": must be one of \"config\", \"container\", \"image\", \"network\", \"node\", \"plugin\", \"secret\", \"service\", \"task\", \"volume\""
             )));
         };
-        show(cli, kinds, &self.names, self.format.as_deref(), self.size).await
+        show(
+            cli,
+            kinds,
+            &self.names,
+            self.format.as_deref(),
+            &Options { size: self.size, ..Options::default() },
+        )
+        .await
     }
 }
 
@@ -62,44 +70,72 @@ pub(crate) enum Kind {
     Volume,
 }
 
+/// What else to ask for.
+#[derive(Debug, Default)]
+struct Options {
+    /// The sizes of containers.
+    size: bool,
+    /// The image of this platform.
+    platform: Option<String>,
+}
+
 impl Kind {
-    fn request(self, name: &str, size: bool) -> Request {
+    fn request(self, name: &str, options: &Options) -> Request {
         let name = escape(name);
         match self {
-            Self::Container => Request::get(format!("/containers/{name}/json")).flag("size", size),
-            Self::Image => Request::get(format!("/images/{name}/json")),
+            Self::Container => Request::get(format!("/containers/{name}/json")).flag("size", options.size),
+            Self::Image => Request::get(format!("/images/{name}/json"))
+                .query_if("platform", options.platform.as_deref().unwrap_or_default()),
             Self::Network => Request::get(format!("/networks/{name}")),
             Self::Volume => Request::get(format!("/volumes/{name}")),
         }
     }
 }
 
-macro_rules! inspect_of {
-    ($name:ident, $kind:ident, $about:literal, $usage:literal) => {
-        #[doc = concat!("The raw arguments of inspecting one kind of thing: ", stringify!($kind), ".")]
-        #[derive(Debug, clap::Args)]
-        pub(crate) struct $name {
-            /// How to show it: json or a template
-            #[arg(short = 'f', long)]
-            format: Option<String>,
-            #[arg(hide = true)]
-            names: Vec<String>,
-        }
-
-        impl Verb for $name {
-            const ABOUT: &'static str = $about;
-            const USAGE: &'static str = $usage;
-            const ARITY: Arity = Arity::AtLeast(1);
-
-            async fn run(self, cli: &Cli) -> Result {
-                show(cli, &[Kind::$kind], &self.names, self.format.as_deref(), false).await
-            }
-        }
-    };
+/// The raw arguments of `image inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectImage {
+    /// How to show it: json or a template
+    #[arg(short = 'f', long)]
+    format: Option<String>,
+    /// Show this platform's image ('os[/arch[/variant]]', as linux/amd64), if there are several
+    #[arg(long)]
+    platform: Option<String>,
+    #[arg(hide = true)]
+    names: Vec<String>,
 }
 
-inspect_of!(InspectImage, Image, "Show everything about images", "[OPTIONS] IMAGE [IMAGE...]");
-inspect_of!(InspectVolume, Volume, "Show everything about volumes", "[OPTIONS] VOLUME [VOLUME...]");
+impl Verb for InspectImage {
+    const ABOUT: &'static str = "Show everything about images";
+    const USAGE: &'static str = "[OPTIONS] IMAGE [IMAGE...]";
+    const ARITY: Arity = Arity::AtLeast(1);
+
+    async fn run(self, cli: &Cli) -> Result {
+        let platform = super::platform(self.platform.as_deref(), "")?;
+        let options = Options { platform: platform.as_ref().map(Platform::document), ..Options::default() };
+        show(cli, &[Kind::Image], &self.names, self.format.as_deref(), &options).await
+    }
+}
+
+/// The raw arguments of `volume inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectVolume {
+    /// How to show it: json or a template
+    #[arg(short = 'f', long)]
+    format: Option<String>,
+    #[arg(hide = true)]
+    names: Vec<String>,
+}
+
+impl Verb for InspectVolume {
+    const ABOUT: &'static str = "Show everything about volumes";
+    const USAGE: &'static str = "[OPTIONS] VOLUME [VOLUME...]";
+    const ARITY: Arity = Arity::AtLeast(1);
+
+    async fn run(self, cli: &Cli) -> Result {
+        show(cli, &[Kind::Volume], &self.names, self.format.as_deref(), &Options::default()).await
+    }
+}
 
 /// The raw arguments of `container inspect`.
 #[derive(Debug, clap::Args)]
@@ -120,7 +156,14 @@ impl Verb for InspectContainer {
     const ARITY: Arity = Arity::AtLeast(1);
 
     async fn run(self, cli: &Cli) -> Result {
-        show(cli, &[Kind::Container], &self.names, self.format.as_deref(), self.size).await
+        show(
+            cli,
+            &[Kind::Container],
+            &self.names,
+            self.format.as_deref(),
+            &Options { size: self.size, ..Options::default() },
+        )
+        .await
     }
 }
 
@@ -143,12 +186,18 @@ impl Verb for InspectNetwork {
     const ARITY: Arity = Arity::AtLeast(1);
 
     async fn run(self, cli: &Cli) -> Result {
-        show(cli, &[Kind::Network], &self.names, self.format.as_deref(), false).await
+        show(cli, &[Kind::Network], &self.names, self.format.as_deref(), &Options::default()).await
     }
 }
 
 /// Shows each of `names`, looked for as each of `kinds` in turn.
-async fn show(cli: &Cli, kinds: &[Kind], names: &[String], format: Option<&str>, size: bool) -> Result {
+async fn show(
+    cli: &Cli,
+    kinds: &[Kind],
+    names: &[String],
+    format: Option<&str>,
+    options: &Options,
+) -> Result {
     let template = match format {
         None | Some("" | "json") => None,
         Some(source) => Some(
@@ -158,7 +207,7 @@ async fn show(cli: &Cli, kinds: &[Kind], names: &[String], format: Option<&str>,
     };
     let (mut documents, mut text, mut failures) = (Vec::new(), String::new(), Vec::new());
     for name in names {
-        match find(cli, kinds, name, size).await {
+        match find(cli, kinds, name, options).await {
             Err(failure) => failures.push(failure),
             Ok(document) => match &template {
                 None => documents.push(document),
@@ -189,10 +238,10 @@ fn render(template: &Template, document: &str, text: &mut String) -> Result {
     })
 }
 
-async fn find(cli: &Cli, kinds: &[Kind], name: &str, size: bool) -> Result<String> {
+async fn find(cli: &Cli, kinds: &[Kind], name: &str, options: &Options) -> Result<String> {
     let client = cli.engine().await?;
     for kind in kinds {
-        match client.send(kind.request(name, size)).await {
+        match client.send(kind.request(name, options)).await {
             Ok(response) => {
                 return Ok(String::from_utf8_lossy(&response.bytes().await?).trim_end().to_owned());
             }

@@ -45,11 +45,11 @@ impl Verb for Load {
         };
         let quiet = self.quiet || !terminal::output_is_terminal();
         let mut request = Request::post("/images/load").query("quiet", if quiet { "1" } else { "0" });
-        if let Some(platform) = &self.platform {
-            request = request.query("platform", progress::platform_document(platform));
+        if let Some(platform) = super::platform(self.platform.as_deref(), "invalid platform: ")? {
+            request = request.query("platform", platform.document());
         }
         let response = cli.engine().await?.send(request.stream(upload::pieces(source))).await?;
-        progress::show(response.documents(), Sink::Stdout, false).await
+        progress::show(response.documents(), Sink::Stdout).await
     }
 }
 

@@ -13,18 +13,23 @@ pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod load;
+pub(crate) mod login;
+pub(crate) mod logout;
 pub(crate) mod logs;
 pub(crate) mod network;
 pub(crate) mod pause;
 pub(crate) mod port;
 pub(crate) mod prune;
 pub(crate) mod ps;
+pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod rename;
 pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
+pub(crate) mod search;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
@@ -41,6 +46,7 @@ use futures_util::{StreamExt, stream};
 use crate::{
     cli::Cli,
     failure::{self, Failure, Result},
+    syntax::platform::{self, Platform},
     verb::Entry,
 };
 
@@ -81,6 +87,8 @@ pub(crate) const VERBS: &[Entry] = &[
     Entry::of::<load::Load>(&["image load", "load"]),
     Entry::of::<images::Images>(&["image ls", "image list", "images"]),
     Entry::of::<prune::Images>(&["image prune"]),
+    Entry::of::<pull::Pull>(&["image pull", "pull"]),
+    Entry::of::<push::Push>(&["image push", "push"]),
     Entry::of::<rmi::Rmi>(&["image rm", "image remove", "rmi"]),
     Entry::of::<save::Save>(&["image save", "save"]),
     Entry::of::<tag::Tag>(&["image tag", "tag"]),
@@ -96,6 +104,9 @@ pub(crate) const VERBS: &[Entry] = &[
     Entry::of::<prune::Volumes>(&["volume prune"]),
     Entry::of::<volume::Rm>(&["volume rm", "volume remove"]),
     Entry::of::<inspect::Inspect>(&["inspect"]),
+    Entry::of::<login::Login>(&["login"]),
+    Entry::of::<logout::Logout>(&["logout"]),
+    Entry::of::<search::Search>(&["search"]),
     Entry::of::<version::Version>(&["version"]),
     Entry::of::<completion::Completion>(&["completion"]).hidden(),
 ];
@@ -128,6 +139,12 @@ pub(crate) fn lookup(words: &[OsString]) -> Lookup {
             Lookup::Unknown(words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default())
         }
     }
+}
+
+/// The platform a flag says, if it says one. A mistake is introduced by `what`.
+pub(crate) fn platform(flag: Option<&str>, what: &str) -> Result<Option<Platform>> {
+    let platform = flag.filter(|text| !text.is_empty()).map(platform::parse).transpose();
+    platform.map_err(|reason| Failure::message(format!("{what}{reason}")))
 }
 
 /// How many requests a verb that names several things has under way at once.

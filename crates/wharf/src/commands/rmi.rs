@@ -5,7 +5,7 @@ use wharf_api::client::{Request, escape};
 use crate::{
     cli::Cli,
     failure::{self, Failure, Result},
-    progress,
+    syntax::platform,
     template::Value,
     verb::{Arity, Verb},
 };
@@ -32,14 +32,16 @@ impl Verb for Rmi {
     const ARITY: Arity = Arity::AtLeast(1);
 
     async fn run(self, cli: &Cli) -> Result {
+        let platforms = self.platform.iter().map(|text| platform::parse(text).map_err(Failure::message));
+        let platforms = platforms.collect::<Result<Vec<_>>>()?;
         let client = cli.engine().await?;
         let (mut failures, mut fatal) = (Vec::new(), false);
         for image in &self.images {
             let mut request = Request::delete(format!("/images/{}", escape(image)))
                 .flag("force", self.force)
                 .flag("noprune", self.no_prune);
-            for platform in &self.platform {
-                request = request.query("platforms", progress::platform_document(platform));
+            for platform in &platforms {
+                request = request.query("platforms", platform.document());
             }
             let removed = async { client.send(request).await?.json::<Vec<Value>>().await };
             match removed.await {

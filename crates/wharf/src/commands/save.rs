@@ -11,7 +11,6 @@ use wharf_api::client::{Request, Response};
 use crate::{
     cli::Cli,
     failure::{Failure, Result},
-    progress,
     syntax::environment::plain,
     terminal,
     verb::{Arity, Verb},
@@ -48,8 +47,8 @@ impl Verb for Save {
         for image in &self.images {
             request = request.query("names", image);
         }
-        if let Some(platform) = &self.platform {
-            request = request.query("platform", progress::platform_document(platform));
+        if let Some(platform) = super::platform(self.platform.as_deref(), "invalid platform: ")? {
+            request = request.query("platform", platform.document());
         }
         let response = cli.engine().await?.send(request).await?;
         match &self.output {

@@ -10,6 +10,7 @@ pub(crate) mod filter;
 pub(crate) mod moment;
 pub(crate) mod mount;
 pub(crate) mod network;
+pub(crate) mod platform;
 pub(crate) mod port;
 pub(crate) mod security;
 pub(crate) mod ulimit;

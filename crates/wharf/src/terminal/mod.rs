@@ -1,12 +1,14 @@
 //! The user's terminal: raw mode, size, signals, detach keys, and input and output that never block the event loop.
 //!
-//! Contract: the terminal is in raw mode only while a [`RawMode`] lives, and it is put back on every way out: when the
+//! Contract: the terminal is in raw mode, or hides what is typed, only while a [`RawMode`] lives, and it is put back on every way out: when the
 //! guard is dropped, when a panic unwinds or aborts ([`restore_on_panic`]), and before the process ends by a signal
 //! ([`signals::die_of`]).
 
 pub(crate) mod detach;
 pub(crate) mod input;
+pub(crate) mod note;
 pub(crate) mod output;
+pub(crate) mod prompt;
 pub(crate) mod signals;
 
 use std::{
@@ -16,25 +18,30 @@ use std::{
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// How standard input's terminal was before raw mode.
+/// How standard input's terminal was before it was changed.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// Keeps the terminal of standard input in raw mode.
+/// Keeps the terminal of standard input in another mode.
 #[derive(Debug)]
 pub(crate) struct RawMode(());
 
 impl RawMode {
     /// Enters raw mode; `None` if standard input is no terminal.
     pub(crate) fn enter() -> io::Result<Option<Self>> {
+        Self::change(Termios::make_raw)
+    }
+
+    /// Changes the terminal until the guard is dropped.
+    fn change(change: impl FnOnce(&mut Termios)) -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
             return Ok(None);
         }
         let before = tcgetattr(&stdin)?;
-        let mut raw = before.clone();
-        raw.make_raw();
+        let mut changed = before.clone();
+        change(&mut changed);
         SAVED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(before);
-        tcsetattr(&stdin, OptionalActions::Now, &raw)?;
+        tcsetattr(&stdin, OptionalActions::Now, &changed)?;
         Ok(Some(Self(())))
     }
 }

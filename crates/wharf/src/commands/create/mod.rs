@@ -16,10 +16,11 @@ use self::{
     flags::{ContainerFlags, LifecycleFlags},
     spec::Spec,
 };
+use super::pull;
 use crate::{
     cli::Cli,
     failure::{Failure, Result},
-    progress,
+    progress::{self, Sink},
     syntax::environment::plain,
     verb::{Arity, Verb},
 };
@@ -79,13 +80,7 @@ pub(crate) async fn create(
     spec: &Spec,
 ) -> Result<String> {
     let image = reference(&spec.image)?;
-    if let Some(platform) =
-        flags.image.platform.as_deref().filter(|platform| !progress::is_platform(platform))
-    {
-        return Err(Failure::message(format!(
-            "error parsing specified platform: {platform:?}: cannot parse platform specifier: invalid argument"
-        )));
-    }
+    super::platform(flags.image.platform.as_deref(), "error parsing specified platform: ")?;
     let mut cidfile = flags.lifecycle.cidfile.as_deref().map(CidFile::reserve).transpose()?;
     let created = request(cli, client, flags, spec, &image).await?;
     for warning in created.warnings.into_iter().flatten() {
@@ -106,7 +101,7 @@ async fn request(
 ) -> Result<Created> {
     let pull = flags.image.pull.as_str();
     if pull == "always" {
-        progress::pull(client, image, flags).await?;
+        fetch(cli, image, flags).await?;
     }
     match post(client, &flags.lifecycle, flags.image.platform.as_deref(), spec).await {
         Err(failure)
@@ -115,12 +110,20 @@ async fn request(
             if !failure.to_string().contains("No such image") {
                 return Err(failure);
             }
-            cli.warn(&format!("Unable to find image '{}' locally", image.familiar()));
-            progress::pull(client, image, flags).await?;
+            if !flags.image.quiet {
+                cli.warn(&format!("Unable to find image '{}' locally", image.familiar()));
+            }
+            fetch(cli, image, flags).await?;
             post(client, &flags.lifecycle, flags.image.platform.as_deref(), spec).await
         }
         result => result,
     }
+}
+
+/// Fetches the image; the progress goes to standard error, because the container's ID or output goes to the other.
+async fn fetch(cli: &Cli, image: &Reference, flags: &ContainerFlags) -> Result {
+    let documents = pull::fetch(cli, image, flags.image.platform.as_deref()).await?;
+    progress::show(documents, Sink::Stderr.unless(flags.image.quiet)).await
 }
 
 /// The file a container's ID is written to. It is made before the container, and removed again if there is none.

@@ -1,0 +1,48 @@
+//! Questions to the person at the keyboard.
+
+use std::io;
+
+use rustix::termios::LocalModes;
+
+use super::{
+    RawMode,
+    input::Input,
+    signals::{self, Signals},
+};
+
+/// How long an answer may be.
+const LIMIT: usize = 64 << 10;
+
+/// What is typed until the line ends, without the line's end.
+pub(crate) async fn line() -> io::Result<String> {
+    let mut deadly = Signals::deadly()?;
+    tokio::select! {
+        line = read() => line,
+        (_, number) = deadly.next() => signals::die_of(number),
+    }
+}
+
+/// The same, without showing it.
+pub(crate) async fn secret() -> io::Result<String> {
+    let _hidden = RawMode::hide_typing()?;
+    line().await
+}
+
+async fn read() -> io::Result<String> {
+    let mut input = Input::open()?;
+    let mut bytes = Vec::new();
+    let mut byte = [0];
+    // One byte at a time: what follows the line is for whoever reads next.
+    while bytes.len() < LIMIT && input.read(&mut byte).await? > 0 && byte[0] != b'\n' {
+        bytes.push(byte[0]);
+    }
+    let text = String::from_utf8(bytes).map_err(|_| io::Error::other("what was typed is not UTF-8"))?;
+    Ok(text.strip_suffix('\r').unwrap_or(&text).to_owned())
+}
+
+impl RawMode {
+    /// Stops the terminal from showing what is typed; `None` if standard input is no terminal.
+    fn hide_typing() -> io::Result<Option<Self>> {
+        Self::change(|mode| mode.local_modes.remove(LocalModes::ECHO))
+    }
+}
