@@ -13,8 +13,10 @@ use http::request::Parts;
 pub enum Wanted<'a> {
     /// `GET /v2/`.
     Ping,
-    /// `GET /v2/_catalog`. Its entries are those the caller may pull.
+    /// `GET /v2/_catalog`. Its entries are asked for one by one, as [`Wanted::Listed`].
     Catalog,
+    /// Seeing the repository's name in the catalog. Not [`Wanted::Pull`]: a token for the catalog alone reads nothing.
+    Listed(&'a str),
     /// Reading from the repository.
     Pull(&'a str),
     /// Adding to the repository.
