@@ -12,6 +12,7 @@ use wharf_content::spec::{self, Annotations, Descriptor, Index};
 use wharf_linux::{hostfs, tree};
 use wharf_model::Digest;
 
+use crate::layer::Format;
 use crate::records::{self, LayerRow};
 use crate::{Inner, Result};
 
@@ -69,7 +70,11 @@ impl Inner {
                     present.insert(number);
                 }
                 _ if name.as_bytes() == b".trash" => {}
-                _ => self.trash.take(&self.snapshots.join(&name))?,
+                _ => {
+                    let place = self.snapshots.join(&name);
+                    Format::Erofs.layers().detach(&place)?;
+                    self.trash.take(&place)?;
+                }
             }
         }
         for name in hostfs::read_dir(self.trash.path())? {
@@ -110,13 +115,14 @@ impl Inner {
         // The rows must not come back after a power cut without their files.
         self.db.sync()?;
         for layer in layers {
+            layer.format.layers().detach(&self.place_of(layer.directory))?;
             self.discard_directory(layer.directory)?;
         }
         Ok(())
     }
 
     pub(crate) fn discard_directory(&self, directory: i64) -> Result<()> {
-        self.trash.take(&self.snapshots.join(directory.to_string()))?;
+        self.trash.take(&self.place_of(directory))?;
         self.trash.empty_in_background();
         Ok(())
     }

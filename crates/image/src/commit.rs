@@ -1,19 +1,16 @@
 //! Staged layers become images: verified, synced, then named.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags, Stat, Timespec, Timestamps};
 use wharf_content::Staged;
 use wharf_content::spec::{self, Descriptor, Manifest};
-use wharf_linux::confined::{self, Handle, Metadata, Root};
-use wharf_linux::hostfs;
 use wharf_model::{Digest, Reference};
 
 use crate::documents::{Documents, chain_ids};
+use crate::layer::{Format, Implied, UnpackedLayer, inherit};
 use crate::records::{self, ImageRow, LayerBlobRow, LayerRow};
 use crate::stage::{StagedDirectory, StagedLayer, unpack_again};
-use crate::unpack::Unpacked;
 use crate::{Error, Inner, Loaded, Result};
 
 /// An image to be.
@@ -41,14 +38,14 @@ pub(crate) enum LayerSource {
 struct Slot {
     blob: Option<Staged>,
     row: LayerBlobRow,
-    directory: Option<(StagedDirectory, Unpacked)>,
+    directory: Option<(StagedDirectory, UnpackedLayer)>,
 }
 
 /// A layer that will get a row.
 struct PlannedLayer {
     row: LayerRow,
     directory: StagedDirectory,
-    implied: Vec<PathBuf>,
+    implied: Vec<Implied>,
 }
 
 struct PlannedImage {
@@ -224,6 +221,7 @@ impl Plan<'_> {
             directory: directory.number,
             size: unpacked.size,
             opaque: unpacked.opaque_root,
+            format: unpacked.format,
         };
         let size = row.size;
         self.by_chain.insert(chain, self.layers.len());
@@ -233,32 +231,33 @@ impl Plan<'_> {
 
     /// Gives directories that a layer needs and does not describe the metadata they have below.
     fn inherit_metadata(&self) -> Result<()> {
-        for layer in &self.layers {
+        // A layer comes after the one it stands on: what is attached to be looked at is finished.
+        for layer in self.layers.iter().filter(|layer| !layer.implied.is_empty()) {
             let mut below = Vec::new();
             let mut parent = layer.row.parent;
             while let Some(chain) = parent {
-                match self.by_chain.get(&chain) {
-                    Some(index) => {
-                        below.push(self.layers[*index].directory.files());
-                        parent = self.layers[*index].row.parent;
-                    }
-                    None => {
-                        let rows = self.inner.db.read(|conn| records::chain_of(conn, &chain))?;
-                        below.extend(rows.iter().map(|row| self.inner.files_of(row.directory)));
-                        parent = None;
-                    }
+                let rows = match self.by_chain.get(&chain) {
+                    Some(index) => vec![self.layers[*index].row.clone()],
+                    None => self.inner.db.read(|conn| records::chain_of(conn, &chain))?,
+                };
+                for row in &rows {
+                    let place = self.inner.place_of(row.directory);
+                    row.format.layers().attach(&place)?;
+                    below.push(place);
                 }
+                parent = rows.last().and_then(|row| row.parent);
             }
-            inherit(&layer.directory.files(), &layer.implied, &below)?;
+            inherit(layer.row.format, layer.directory.place(), &layer.implied, &below)?;
         }
         Ok(())
     }
 
     /// Every byte of layers and blobs is on disk when this returns, the blobs under their names.
     fn make_durable(&mut self) -> Result<()> {
-        if !self.layers.is_empty() {
-            // One call for tens of thousands of files.
-            hostfs::sync_file_system(&self.inner.snapshots)?;
+        for format in [Format::Directory, Format::Erofs] {
+            let layers = self.layers.iter().filter(|layer| layer.row.format == format);
+            let places: Vec<PathBuf> = layers.map(|layer| layer.directory.place().to_owned()).collect();
+            format.layers().sync(&places)?;
         }
         let mut blobs = std::mem::take(&mut self.documents);
         let used = self.slots.iter_mut().zip(&self.used).filter(|(_, used)| **used);
@@ -294,41 +293,4 @@ impl Plan<'_> {
         }
         Ok(loaded)
     }
-}
-
-/// Copies mode, owner and times of `implied` directories from the topmost of the layers `below` that has them.
-fn inherit(files: &Path, implied: &[PathBuf], below: &[PathBuf]) -> Result<()> {
-    if implied.is_empty() || below.is_empty() {
-        return Ok(());
-    }
-    let root = Root::open(files)?;
-    let below = below.iter().map(|path| Root::open(path)).collect::<hostfs::Result<Vec<_>>>()?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    // Deepest first: setting the times of a directory does not touch those above it, and the order is fixed.
-    for path in implied.iter().rev() {
-        let Some(stat) = below.iter().find_map(|layer| directory_stat(layer, path)) else { continue };
-        let directory = root.open_at(path, flags, Mode::empty())?;
-        let metadata = Metadata {
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mode: stat.st_mode,
-            times: Some(times_of(&stat)),
-            xattrs: &[],
-        };
-        confined::apply(std::os::fd::AsFd::as_fd(&directory), Handle::Opened, &metadata)
-            .map_err(|error| hostfs::Error::new("set metadata of", &files.join(path), error))?;
-    }
-    Ok(())
-}
-
-fn directory_stat(layer: &Root, path: &Path) -> Option<Stat> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    let directory = layer.open_at(path, flags, Mode::empty()).ok()?;
-    rustix::fs::fstat(&directory).ok()
-}
-
-fn times_of(stat: &Stat) -> Timestamps {
-    let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds };
-    Timestamps { last_access: time, last_modification: time }
 }

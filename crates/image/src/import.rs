@@ -60,7 +60,7 @@ impl Images {
         let platform = parse_platform(options.platform.as_deref())?;
         let _lease = self.inner.lease();
         let layer = self.stage_rootfs(input)?;
-        if layer.compression == Compression::None && !layer.has_end_mark {
+        if layer.compression == Compression::None && !layer.unpacked.has_end_mark {
             return Err(Error::archive("invalid tar", "it has no end mark: it was cut off"));
         }
         let created = Timestamp::now().to_string();

@@ -3,7 +3,8 @@
 //! Layout beneath the data root:
 //! ```text
 //! content/                  the blobs (crate wharf-content): manifests, configs, layers as they came
-//! snapshots/<n>/fs          an unpacked layer, or the writable directory of a container
+//! snapshots/<n>/fs          the files of a layer, or the writable directory of a container
+//! snapshots/<n>/layer.erofs the file system that is mounted there, unless the layer is a directory
 //! snapshots/<n>/work        overlayfs' own directory beside a writable one
 //! snapshots/.trash/<n>      what is being deleted
 //! ```
@@ -24,9 +25,12 @@ mod changes;
 mod collect;
 mod commit;
 mod compress;
+mod directory;
 mod documents;
+mod erofs;
 mod error;
 mod import;
+mod layer;
 mod limits;
 mod load;
 mod lookup;
@@ -43,7 +47,7 @@ mod unpack;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use wharf_content::Store;
 use wharf_linux::hostfs;
@@ -52,13 +56,14 @@ use wharf_state::Database;
 
 use collect::{Leases, Trash};
 use documents::Documents;
+use layer::Format;
 use stage::StagedDirectory;
 
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use types::{
-    DockerFields, Healthcheck, HistoryEntry, Image, ImportOptions, LoadProgress, Loaded, Pruned, Removed,
-    SnapshotMounts, User,
+    DockerFields, Healthcheck, HistoryEntry, Image, ImportOptions, LayerStorage, LoadProgress, Loaded,
+    Pruned, Removed, SnapshotMounts, User,
 };
 
 /// The images, layers and snapshots of one data root; clones share them.
@@ -73,6 +78,8 @@ struct Inner {
     store: Store,
     db: Database,
     limits: Limits,
+    /// What new layers become; found out when the first one comes.
+    layer_format: OnceLock<Format>,
     next_directory: AtomicI64,
     /// Orders commits and removals.
     commit: Mutex<()>,
@@ -88,14 +95,14 @@ impl Images {
     /// # Errors
     /// [`Error::Store`] or [`Error::State`] when the data root or the database cannot be used.
     pub fn open(root: &Path, db: Database) -> Result<Self> {
-        Self::open_with(root, db, Limits::default())
+        Self::open_with(root, db, Limits::default(), LayerStorage::default())
     }
 
-    /// Like [`Images::open`], with limits of one's own for foreign archives.
+    /// Like [`Images::open`], with limits of one's own for foreign archives and a say in how layers are kept.
     ///
     /// # Errors
     /// As [`Images::open`].
-    pub fn open_with(root: &Path, db: Database, limits: Limits) -> Result<Self> {
+    pub fn open_with(root: &Path, db: Database, limits: Limits, storage: LayerStorage) -> Result<Self> {
         records::migrate(&db)?;
         let snapshots = root.join("snapshots");
         let trash = snapshots.join(".trash");
@@ -106,6 +113,10 @@ impl Images {
             store,
             db,
             limits,
+            layer_format: match storage {
+                LayerStorage::Automatic => OnceLock::new(),
+                LayerStorage::Directories => OnceLock::from(Format::Directory),
+            },
             next_directory: AtomicI64::new(1),
             commit: Mutex::default(),
             documents: Mutex::default(),
@@ -114,6 +125,14 @@ impl Images {
         };
         inner.sweep()?;
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Takes down what shows the files of layers. For the end of the engine; who uses a layer after it brings it back.
+    ///
+    /// # Errors
+    /// [`Error::Store`] with the first failure, after all were tried.
+    pub fn detach_layers(&self) -> Result<()> {
+        self.inner.detach_layers()
     }
 
     /// Removes everything that no name, image or snapshot needs, and waits until it is gone.
@@ -133,16 +152,37 @@ impl Inner {
 
     /// A new numbered directory that goes away unless it gets a row.
     fn stage_directory(&self) -> Result<StagedDirectory> {
-        StagedDirectory::create(&self.snapshots, self.next_number())
+        StagedDirectory::create(&self.snapshots, self.next_number(), self.layer_format())
+    }
+
+    fn layer_format(&self) -> Format {
+        *self.layer_format.get_or_init(|| {
+            if erofs::is_supported(&self.snapshots) { Format::Erofs } else { Format::Directory }
+        })
     }
 
     fn next_number(&self) -> i64 {
         self.next_directory.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The files of a layer.
+    /// Where everything of a layer or a container's snapshot is.
+    fn place_of(&self, directory: i64) -> PathBuf {
+        self.snapshots.join(directory.to_string())
+    }
+
+    /// The files of a layer or a container's snapshot.
     fn files_of(&self, directory: i64) -> PathBuf {
-        self.snapshots.join(directory.to_string()).join("fs")
+        self.place_of(directory).join(layer::FILES)
+    }
+
+    /// Detaches every layer. Containers that run keep theirs; who comes next attaches what is needed.
+    fn detach_layers(&self) -> Result<()> {
+        let mut failed = Ok(());
+        for row in self.db.read(records::layers)? {
+            let detached = row.format.layers().detach(&self.place_of(row.directory));
+            failed = failed.and(detached);
+        }
+        failed
     }
 
     /// The config document of an image.
@@ -159,5 +199,13 @@ impl Inner {
 
     fn forget_documents(&self, id: &Digest) {
         self.documents.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.detach_layers() {
+            tracing::warn!("cannot take down the mount of a layer: {error}");
+        }
     }
 }

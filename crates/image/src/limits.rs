@@ -1,5 +1,7 @@
 //! How much a foreign archive may cost.
 
+use crate::{Error, Result};
+
 /// Limits on archives. The defaults leave every real image through that we know of and stop bombs early.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -33,5 +35,37 @@ impl Default for Limits {
             archive_entries: 100_000,
             layers: 256,
         }
+    }
+}
+
+/// What a layer has cost so far.
+#[derive(Debug)]
+pub(crate) struct Spent<'a> {
+    limits: &'a Limits,
+    entries: u64,
+    bytes: u64,
+}
+
+impl<'a> Spent<'a> {
+    pub(crate) fn new(limits: &'a Limits) -> Self {
+        Self { limits, entries: 0, bytes: 0 }
+    }
+
+    /// Another entry.
+    pub(crate) fn entry(&mut self) -> Result<()> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(Error::limit("the number of entries in a layer", self.limits.entries));
+        }
+        Ok(())
+    }
+
+    /// Another file of `size` bytes.
+    pub(crate) fn file(&mut self, size: u64) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > self.limits.layer_bytes {
+            return Err(Error::limit("the unpacked size of a layer in bytes", self.limits.layer_bytes));
+        }
+        Ok(())
     }
 }

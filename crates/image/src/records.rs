@@ -8,9 +8,11 @@ use wharf_model::{Digest, Reference};
 use wharf_state::Database;
 use wharf_state::rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
+use crate::layer::Format;
 use crate::{Error, Result};
 
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE layers (
         chain TEXT PRIMARY KEY,
         diff TEXT NOT NULL,
@@ -53,7 +55,11 @@ const STEPS: &[&str] = &["
         top TEXT REFERENCES layers (chain)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX snapshots_top ON snapshots (top);
-"];
+",
+    "
+    ALTER TABLE layers ADD COLUMN format TEXT NOT NULL DEFAULT 'directory';
+",
+];
 
 /// An image without its documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +72,7 @@ pub(crate) struct ImageRow {
     pub(crate) size: u64,
 }
 
-/// A layer that is unpacked in `snapshots/<directory>/fs`.
+/// A layer whose files are in `snapshots/<directory>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LayerRow {
     pub(crate) chain: Digest,
@@ -76,6 +82,7 @@ pub(crate) struct LayerRow {
     pub(crate) size: u64,
     /// It hides everything below.
     pub(crate) opaque: bool,
+    pub(crate) format: Format,
 }
 
 /// A layer's blob and what it decompresses to.
@@ -143,6 +150,7 @@ fn layer_row(row: &Row<'_>) -> Result<LayerRow> {
         directory: row.get(3)?,
         size: unsigned(row.get(4)?),
         opaque: row.get(5)?,
+        format: Format::parse(&row.get::<_, String>(6)?)?,
     })
 }
 
@@ -213,20 +221,25 @@ pub(crate) fn is_needed(conn: &Connection, blob: &Digest) -> Result<bool> {
 }
 
 pub(crate) fn layer(conn: &Connection, chain: &Digest) -> Result<Option<LayerRow>> {
-    let sql = "SELECT chain, diff, parent, directory, size, opaque FROM layers WHERE chain = ?1";
+    let sql = "SELECT chain, diff, parent, directory, size, opaque, format FROM layers WHERE chain = ?1";
     Ok(collect(conn, sql, [chain.to_string()], layer_row)?.into_iter().next())
+}
+
+/// Every layer.
+pub(crate) fn layers(conn: &Connection) -> Result<Vec<LayerRow>> {
+    collect(conn, "SELECT chain, diff, parent, directory, size, opaque, format FROM layers", [], layer_row)
 }
 
 /// The layer `top` and those below it, topmost first.
 pub(crate) fn chain_of(conn: &Connection, top: &Digest) -> Result<Vec<LayerRow>> {
     let sql = "
-        WITH RECURSIVE down (chain, diff, parent, directory, size, opaque, depth) AS (
-            SELECT chain, diff, parent, directory, size, opaque, 0 FROM layers WHERE chain = ?1
+        WITH RECURSIVE down (chain, diff, parent, directory, size, opaque, format, depth) AS (
+            SELECT chain, diff, parent, directory, size, opaque, format, 0 FROM layers WHERE chain = ?1
             UNION ALL
-            SELECT l.chain, l.diff, l.parent, l.directory, l.size, l.opaque, depth + 1
+            SELECT l.chain, l.diff, l.parent, l.directory, l.size, l.opaque, l.format, depth + 1
             FROM layers l JOIN down ON l.chain = down.parent
         )
-        SELECT chain, diff, parent, directory, size, opaque FROM down ORDER BY depth";
+        SELECT chain, diff, parent, directory, size, opaque, format FROM down ORDER BY depth";
     let layers = collect(conn, sql, [top.to_string()], layer_row)?;
     if layers.is_empty() {
         return Err(Error::Damaged(format!("layer {top} is missing")));
@@ -236,7 +249,8 @@ pub(crate) fn chain_of(conn: &Connection, top: &Digest) -> Result<Vec<LayerRow>>
 
 pub(crate) fn insert_layer(tx: &Transaction<'_>, layer: &LayerRow) -> Result<()> {
     tx.execute(
-        "INSERT INTO layers (chain, diff, parent, directory, size, opaque) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO layers (chain, diff, parent, directory, size, opaque, format)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         (
             layer.chain.to_string(),
             layer.diff.to_string(),
@@ -244,6 +258,7 @@ pub(crate) fn insert_layer(tx: &Transaction<'_>, layer: &LayerRow) -> Result<()>
             layer.directory,
             signed(layer.size),
             layer.opaque,
+            layer.format.name(),
         ),
     )?;
     Ok(())
@@ -256,7 +271,7 @@ pub(crate) fn delete_unneeded_layers(tx: &Transaction<'_>) -> Result<Vec<LayerRo
         // Only ever the uppermost: those below become so in the next round.
         let leaves = collect(
             tx,
-            "SELECT chain, diff, parent, directory, size, opaque FROM layers l
+            "SELECT chain, diff, parent, directory, size, opaque, format FROM layers l
              WHERE NOT EXISTS (SELECT 1 FROM layers WHERE parent = l.chain)
                AND NOT EXISTS (SELECT 1 FROM images WHERE top = l.chain)
                AND NOT EXISTS (SELECT 1 FROM snapshots WHERE top = l.chain)",

@@ -131,6 +131,7 @@ impl Inner {
         let mut lower = Vec::new();
         if let Some(top) = top {
             for layer in records::chain_of(conn, top)? {
+                layer.format.layers().attach(&self.place_of(layer.directory))?;
                 lower.push(format!("{}/fs", layer.directory));
                 if layer.opaque {
                     break;

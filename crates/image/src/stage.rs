@@ -1,4 +1,7 @@
-//! One pass over a layer: read once, hashed, stored and unpacked at the same time on two threads.
+//! One pass over a layer: read once, and hashed, stored and unpacked at the same time.
+//!
+//! Up to three threads: the caller's takes the bytes as they come, hashes and stores them; one decompresses; one hashes
+//! what comes out and unpacks it. Chunks go round between them and are not copied.
 
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,10 +14,9 @@ use wharf_linux::hostfs;
 use wharf_model::Digest;
 
 use crate::compress::{Compression, Decoder};
+use crate::layer::{FILES, Format, UnpackedLayer};
 use crate::limits::Limits;
 use crate::pipe::{CHUNK, Sink, Source, pipe};
-use crate::tar;
-use crate::unpack::{Unpacked, unpack};
 use crate::{Error, Result};
 
 /// Bytes of a blob after which the kernel is asked to start writing them to disk.
@@ -24,36 +26,44 @@ const WRITE_BACK: u64 = 16 << 20;
 #[derive(Debug)]
 pub(crate) struct StagedDirectory {
     pub(crate) number: i64,
+    /// What to make of a layer that can be had in it.
+    format: Format,
     path: PathBuf,
     keep: bool,
 }
 
 impl StagedDirectory {
     /// Makes `snapshots/<number>/fs`.
-    pub(crate) fn create(snapshots: &Path, number: i64) -> Result<Self> {
+    pub(crate) fn create(snapshots: &Path, number: i64, format: Format) -> Result<Self> {
         let path = snapshots.join(number.to_string());
         hostfs::create_dir(&path, 0o700)?;
-        let staged = Self { number, path, keep: false };
-        hostfs::create_dir(&staged.files(), 0o755)?;
+        let staged = Self { number, format, path, keep: false };
+        hostfs::create_dir(&staged.path.join(FILES), 0o755)?;
         Ok(staged)
     }
 
-    /// The layer's files.
-    pub(crate) fn files(&self) -> PathBuf {
-        self.path.join("fs")
+    /// The directory itself.
+    pub(crate) fn place(&self) -> &Path {
+        &self.path
     }
 
     /// It has a row now.
     pub(crate) fn keep(&mut self) {
         self.keep = true;
     }
+
+    fn unpack(&self, tar: &mut dyn BufRead, limits: &Limits) -> Result<UnpackedLayer> {
+        self.format.layers().unpack(tar, &self.path, limits)
+    }
 }
 
 impl Drop for StagedDirectory {
     fn drop(&mut self) {
-        if !self.keep
-            && let Err(error) = hostfs::remove_dir_all(&self.path)
-        {
+        if self.keep {
+            return;
+        }
+        let detached = self.format.layers().detach(&self.path);
+        if let Err(error) = detached.and_then(|()| Ok(hostfs::remove_dir_all(&self.path)?)) {
             tracing::warn!("cannot remove an unfinished layer, the next start will: {error}");
         }
     }
@@ -67,18 +77,15 @@ pub(crate) struct StagedLayer {
     /// The digest of the decompressed bytes.
     pub(crate) diff_id: Digest,
     pub(crate) directory: StagedDirectory,
-    pub(crate) unpacked: Unpacked,
-    /// The tar stream said that it is over.
-    pub(crate) has_end_mark: bool,
+    pub(crate) unpacked: UnpackedLayer,
 }
 
 /// What the unpacking thread found out.
 #[derive(Debug)]
 struct Outcome {
-    unpacked: Unpacked,
+    unpacked: UnpackedLayer,
     /// Only where it is not the blob's own digest.
     diff_id: Option<Digest>,
-    has_end_mark: bool,
 }
 
 /// Reads up to one chunk.
@@ -110,19 +117,17 @@ pub(crate) fn take_layer(
     limits: &Limits,
     on: &mut dyn FnMut(u64),
 ) -> Result<StagedLayer> {
-    let files = directory.files();
     let (sink, source) = pipe();
-    let outcome = thread::scope(|scope| {
-        let worker = scope.spawn(|| unpack_stream(Box::new(source), compression, &files, limits));
+    let Outcome { unpacked, diff_id } = thread::scope(|scope| {
+        let worker = scope.spawn(|| unpack_stream(source, compression, &directory, limits));
         let copied = copy(sink, &mut ingest, first, input, on);
         let worked = worker.join().unwrap_or_else(|_| Err(Error::Damaged("unpacking panicked".to_owned())));
         // The reader's failure is the cause of the unpacker's, never the other way round.
         copied.and(worked)
     })?;
     let blob = ingest.finish();
-    let diff_id = outcome.diff_id.unwrap_or(*blob.digest());
-    let Outcome { unpacked, has_end_mark, .. } = outcome;
-    Ok(StagedLayer { blob, compression, diff_id, directory, unpacked, has_end_mark })
+    let diff_id = diff_id.unwrap_or(*blob.digest());
+    Ok(StagedLayer { blob, compression, diff_id, directory, unpacked })
 }
 
 /// Hands every chunk to the unpacking thread and stores it. Owns the sink: returning ends the other thread's stream.
@@ -154,18 +159,26 @@ pub(crate) fn unpack_again(
     directory: &StagedDirectory,
     expected: &Digest,
     limits: &Limits,
-) -> Result<Unpacked> {
+) -> Result<UnpackedLayer> {
     let mut input = io::BufReader::with_capacity(CHUNK, blob);
     let start = input.fill_buf().map_err(Error::input)?;
     let compression = Compression::detect(start, "layer")?;
-    let mut stream = Hashed::new(Decoder::new(Box::new(input), compression, limits)?, true);
-    let (unpacked, _) = unpack_to_end(&mut stream, &directory.files(), limits)?;
+    let mut stream = Hashed::new(decompressed(input, compression, limits)?);
+    let unpacked = directory.unpack(&mut stream, limits)?;
     match stream.digest() {
-        Some(found) if found != *expected => {
+        found if found != *expected => {
             Err(Error::Mismatch { what: "layer".to_owned(), expected: *expected, found })
         }
         _ => Ok(unpacked),
     }
+}
+
+fn decompressed<'a>(
+    input: impl BufRead + 'a,
+    compression: Compression,
+    limits: &Limits,
+) -> Result<Decoder<'a>> {
+    Decoder::new(Box::new(input), compression, limits)
 }
 
 fn store_chunk(ingest: &mut Ingest, chunk: &[u8], written_back: &mut u64) -> Result<()> {
@@ -178,62 +191,70 @@ fn store_chunk(ingest: &mut Ingest, chunk: &[u8], written_back: &mut u64) -> Res
 }
 
 fn unpack_stream(
-    source: Box<Source>,
+    source: Source,
     compression: Compression,
-    files: &Path,
+    directory: &StagedDirectory,
     limits: &Limits,
 ) -> Result<Outcome> {
-    let compressed = compression != Compression::None;
-    let mut stream = Hashed::new(Decoder::new(source, compression, limits)?, compressed);
-    let (unpacked, has_end_mark) = unpack_to_end(&mut stream, files, limits)?;
-    Ok(Outcome { unpacked, diff_id: stream.digest(), has_end_mark })
-}
-
-/// Unpacks, then reads what follows the archive, which belongs to the digest too.
-fn unpack_to_end<R: BufRead>(stream: &mut R, files: &Path, limits: &Limits) -> Result<(Unpacked, bool)> {
-    let mut reader = tar::Reader::new(&mut *stream);
-    let unpacked = unpack(&mut reader, files, limits)?;
-    let has_end_mark = reader.has_end_mark();
-    loop {
-        let taken = match stream.fill_buf() {
-            Ok([]) => break,
-            Ok(rest) => rest.len(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(error) => return Err(Error::input(error)),
-        };
-        stream.consume(taken);
+    if compression == Compression::None {
+        let mut source = source;
+        return Ok(Outcome { unpacked: directory.unpack(&mut source, limits)?, diff_id: None });
     }
-    Ok((unpacked, has_end_mark))
+    let (sink, plain) = pipe();
+    thread::scope(|scope| {
+        scope.spawn(|| match decompress(source, compression, limits, &sink) {
+            Ok(()) => sink.end(),
+            Err(error) => sink.fail(error),
+        });
+        let mut stream = Hashed::new(plain);
+        let unpacked = directory.unpack(&mut stream, limits)?;
+        Ok(Outcome { unpacked, diff_id: Some(stream.digest()) })
+    })
 }
 
-/// Hashes what is taken from a stream.
+/// Decompresses until the end or until nobody wants more.
+fn decompress(source: Source, compression: Compression, limits: &Limits, sink: &Sink) -> io::Result<()> {
+    let mut decoder = decompressed(source, compression, limits).map_err(io::Error::other)?;
+    loop {
+        let mut chunk = sink.buffer();
+        let read = (&mut decoder).take(CHUNK as u64).read_to_end(&mut chunk)?;
+        if read == 0 || !sink.send(Arc::new(chunk)) {
+            return Ok(());
+        }
+    }
+}
+
+/// Hashes a stream, each buffer as a whole when it comes.
 struct Hashed<R> {
     input: R,
-    hasher: Option<Sha256>,
+    hasher: Sha256,
+    /// Bytes of the input's buffer that are hashed and not consumed.
+    ahead: usize,
 }
 
 impl<R: BufRead> Hashed<R> {
-    fn new(input: R, wanted: bool) -> Self {
-        Self { input, hasher: wanted.then(Sha256::new) }
+    fn new(input: R) -> Self {
+        Self { input, hasher: Sha256::new(), ahead: 0 }
     }
 
-    fn digest(self) -> Option<Digest> {
-        Some(Digest::from_sha256(self.hasher?.finalize().into()))
+    /// Of all that was read; at the end of the stream that is the stream.
+    fn digest(self) -> Digest {
+        Digest::from_sha256(self.hasher.finalize().into())
     }
 }
 
 impl<R: BufRead> BufRead for Hashed<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.input.fill_buf()
+        let buffer = self.input.fill_buf()?;
+        if let Some(new) = buffer.get(self.ahead..) {
+            self.hasher.update(new);
+            self.ahead = buffer.len();
+        }
+        Ok(buffer)
     }
 
     fn consume(&mut self, taken: usize) {
-        if let Some(hasher) = &mut self.hasher {
-            // What was filled before is still there: asking again reads nothing.
-            if let Ok(buffer) = self.input.fill_buf() {
-                hasher.update(&buffer[..taken.min(buffer.len())]);
-            }
-        }
+        self.ahead = self.ahead.saturating_sub(taken);
         self.input.consume(taken);
     }
 }

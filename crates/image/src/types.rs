@@ -111,6 +111,16 @@ pub struct ImportOptions {
     pub platform: Option<String>,
 }
 
+/// How layers are kept on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LayerStorage {
+    /// As file systems in files where the kernel can mount them, otherwise as directories.
+    #[default]
+    Automatic,
+    /// As directories, everywhere.
+    Directories,
+}
+
 /// What a removal did, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removed {

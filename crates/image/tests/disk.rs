@@ -99,75 +99,76 @@ fn the_kernel_merges_layers_as_they_were_meant() {
 #[test]
 #[ignore = "run by the_kernel_merges_layers_as_they_were_meant"]
 fn overlay_inside() {
-    let scratch = Scratch::new();
-    let base = Tar::new()
-        .header(&support::Header::new("./", b'5').mode(0o711))
-        .dir("keep")
-        .file("keep/a", b"base")
-        .file("keep/gone", b"base")
-        .dir("opaque")
-        .file("opaque/old", b"base")
-        .dir("replaced")
-        .file("replaced/old", b"base")
-        .file("file", b"base");
-    let middle = Tar::new()
-        .file("keep/.wh.gone", b"")
-        .dir("opaque")
-        .file("opaque/.wh..wh..opq", b"")
-        .file("opaque/new", b"middle")
-        .file(".wh.replaced", b"")
-        .file("file", b"middle");
-    let top = Tar::new()
-        .dir("replaced")
-        .file("replaced/new", b"top")
-        .symlink("file", "keep/a")
-        .file("keep/b/c", b"top");
-    let layers = [base.finish(), middle.finish(), top.finish()];
-    let archive = docker_archive("x:1", &layers.each_ref().map(|layer| &layer[..]));
-    let id = scratch.load(&archive).unwrap()[0].id;
-    let mounts = scratch.images.create_snapshot("c", &id).unwrap();
-    let target = scratch.dir.path().join("merged");
-    fs::create_dir(&target).unwrap();
-    let path = |name: &str| mounts.base.join(name).to_str().unwrap().to_owned();
-    let lower: Vec<String> = mounts.lower.iter().map(|name| path(name)).collect();
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lower.join(":"),
-        path(&mounts.upper),
-        path(&mounts.work)
-    );
-    mount(
-        &["-t", "overlay", "overlay", "-o", &options]
-            .map(OsStr::new)
-            .into_iter()
-            .chain([target.as_os_str()])
-            .collect::<Vec<_>>(),
-    );
+    for scratch in Scratch::of_each_format() {
+        let base = Tar::new()
+            .header(&support::Header::new("./", b'5').mode(0o711))
+            .dir("keep")
+            .file("keep/a", b"base")
+            .file("keep/gone", b"base")
+            .dir("opaque")
+            .file("opaque/old", b"base")
+            .dir("replaced")
+            .file("replaced/old", b"base")
+            .file("file", b"base");
+        let middle = Tar::new()
+            .file("keep/.wh.gone", b"")
+            .dir("opaque")
+            .file("opaque/.wh..wh..opq", b"")
+            .file("opaque/new", b"middle")
+            .file(".wh.replaced", b"")
+            .file("file", b"middle");
+        let top = Tar::new()
+            .dir("replaced")
+            .file("replaced/new", b"top")
+            .symlink("file", "keep/a")
+            .file("keep/b/c", b"top");
+        let layers = [base.finish(), middle.finish(), top.finish()];
+        let archive = docker_archive("x:1", &layers.each_ref().map(|layer| &layer[..]));
+        let id = scratch.load(&archive).unwrap()[0].id;
+        let mounts = scratch.images.create_snapshot("c", &id).unwrap();
+        let target = scratch.dir.path().join("merged");
+        fs::create_dir(&target).unwrap();
+        let path = |name: &str| mounts.base.join(name).to_str().unwrap().to_owned();
+        let lower: Vec<String> = mounts.lower.iter().map(|name| path(name)).collect();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.join(":"),
+            path(&mounts.upper),
+            path(&mounts.work)
+        );
+        mount(
+            &["-t", "overlay", "overlay", "-o", &options]
+                .map(OsStr::new)
+                .into_iter()
+                .chain([target.as_os_str()])
+                .collect::<Vec<_>>(),
+        );
 
-    let merged = survey(&target);
-    let names: Vec<&str> = merged.keys().filter_map(|path| path.to_str()).collect();
-    assert_eq!(
-        names,
-        [
-            "",
-            "file",
-            "keep",
-            "keep/a",
-            "keep/b",
-            "keep/b/c",
-            "opaque",
-            "opaque/new",
-            "replaced",
-            "replaced/new"
-        ]
-    );
-    assert_eq!(merged[Path::new("")].mode, 0o711);
-    assert_eq!(merged[Path::new("file")].kind, 'l');
-    fs::write(target.join("keep/a"), "changed").unwrap();
-    fs::remove_file(target.join("opaque/new")).unwrap();
-    assert!(Command::new("umount").arg(&target).status().unwrap().success());
-    assert_eq!(fs::read(mounts.base.join(&mounts.lower[2]).join("keep/a")).unwrap(), b"base");
-    assert_eq!(scratch.images.snapshot_size("c").unwrap(), 7);
+        let merged = survey(&target);
+        let names: Vec<&str> = merged.keys().filter_map(|path| path.to_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "",
+                "file",
+                "keep",
+                "keep/a",
+                "keep/b",
+                "keep/b/c",
+                "opaque",
+                "opaque/new",
+                "replaced",
+                "replaced/new"
+            ]
+        );
+        assert_eq!(merged[Path::new("")].mode, 0o711);
+        assert_eq!(merged[Path::new("file")].kind, 'l');
+        fs::write(target.join("keep/a"), "changed").unwrap();
+        fs::remove_file(target.join("opaque/new")).unwrap();
+        assert!(Command::new("umount").arg(&target).status().unwrap().success());
+        assert_eq!(fs::read(mounts.base.join(&mounts.lower[2]).join("keep/a")).unwrap(), b"base");
+        assert_eq!(scratch.images.snapshot_size("c").unwrap(), 7);
+    }
 }
 
 #[test]

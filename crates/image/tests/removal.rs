@@ -154,27 +154,28 @@ fn a_name_wins_over_the_start_of_an_id() {
 
 #[test]
 fn shared_layers_stay_as_long_as_someone_stands_on_them() {
-    let scratch = Scratch::new();
-    let (base, one, two) = (layer("base"), layer("one"), layer("two"));
-    scratch
-        .load(&docker_archive_of(&[("a:1", &[&base, &one]), ("a:2", &[&base, &two]), ("a:3", &[&base])]))
-        .unwrap();
-    let image = scratch.images.resolve("a:1").unwrap();
-    let removed = scratch.images.remove("a:1", false, &nobody).unwrap();
-    assert_eq!(removed.len(), 3, "{removed:?}");
-    scratch.images.remove("a:3", false, &nobody).unwrap();
-    scratch.images.collect().unwrap();
-    let mounts = scratch.images.create_snapshot("c", &scratch.images.resolve("a:2").unwrap().id).unwrap();
-    assert!(mounts.base.join(&mounts.lower[1]).join("base").exists());
-    assert!(scratch.images.create_snapshot("d", &image.id).is_err());
+    for scratch in Scratch::of_each_format() {
+        let (base, one, two) = (layer("base"), layer("one"), layer("two"));
+        scratch
+            .load(&docker_archive_of(&[("a:1", &[&base, &one]), ("a:2", &[&base, &two]), ("a:3", &[&base])]))
+            .unwrap();
+        let image = scratch.images.resolve("a:1").unwrap();
+        let removed = scratch.images.remove("a:1", false, &nobody).unwrap();
+        assert_eq!(removed.len(), 3, "{removed:?}");
+        scratch.images.remove("a:3", false, &nobody).unwrap();
+        scratch.images.collect().unwrap();
+        let mounts = scratch.images.create_snapshot("c", &scratch.images.resolve("a:2").unwrap().id).unwrap();
+        assert!(mounts.base.join(&mounts.lower[1]).join("base").exists());
+        assert!(scratch.images.create_snapshot("d", &image.id).is_err());
 
-    // A container keeps its layers when the image is taken away.
-    scratch.images.remove("a:2", true, &stopped).unwrap();
-    scratch.images.collect().unwrap();
-    assert!(mounts.base.join(&mounts.lower[0]).join("two").exists());
-    assert_eq!(scratch.images.snapshot("c").unwrap(), mounts);
-    scratch.images.remove_snapshot("c").unwrap();
-    scratch.check_empty("the container that held the last layers");
+        // A container keeps its layers when the image is taken away.
+        scratch.images.remove("a:2", true, &stopped).unwrap();
+        scratch.images.collect().unwrap();
+        assert!(mounts.base.join(&mounts.lower[0]).join("two").exists());
+        assert_eq!(scratch.images.snapshot("c").unwrap(), mounts);
+        scratch.images.remove_snapshot("c").unwrap();
+        scratch.check_empty("the container that held the last layers");
+    }
 }
 
 #[test]
@@ -246,32 +247,33 @@ fn prune_takes_what_no_container_uses() {
 
 #[test]
 fn loads_removals_and_snapshots_at_the_same_time_agree() {
-    let scratch = Scratch::new();
-    let base = layer("base");
-    std::thread::scope(|scope| {
-        for worker in 0..4 {
-            let (scratch, base) = (&scratch, &base);
-            scope.spawn(move || {
-                for round in 0..6 {
-                    let name = format!("w{worker}:r{round}");
-                    let archive = docker_archive(&name, &[base, &layer(&format!("l{}", round % 2))]);
-                    let id = scratch.load(&archive).unwrap()[0].id;
-                    let key = format!("{worker}-{round}");
-                    // Another worker may have removed the image in between: then both sides must say so.
-                    match scratch.images.create_snapshot(&key, &id) {
-                        Ok(mounts) => {
-                            for lower in &mounts.lower {
-                                assert!(mounts.base.join(lower).exists(), "{lower}");
+    for scratch in Scratch::of_each_format() {
+        let base = layer("base");
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let (scratch, base) = (&scratch, &base);
+                scope.spawn(move || {
+                    for round in 0..6 {
+                        let name = format!("w{worker}:r{round}");
+                        let archive = docker_archive(&name, &[base, &layer(&format!("l{}", round % 2))]);
+                        let id = scratch.load(&archive).unwrap()[0].id;
+                        let key = format!("{worker}-{round}");
+                        // Another worker may have removed the image in between: then both sides must say so.
+                        match scratch.images.create_snapshot(&key, &id) {
+                            Ok(mounts) => {
+                                for lower in &mounts.lower {
+                                    assert!(mounts.base.join(lower).exists(), "{lower}");
+                                }
+                                scratch.images.remove_snapshot(&key).unwrap();
                             }
-                            scratch.images.remove_snapshot(&key).unwrap();
+                            Err(Error::NotFound(_)) => {}
+                            Err(error) => panic!("{error}"),
                         }
-                        Err(Error::NotFound(_)) => {}
-                        Err(error) => panic!("{error}"),
+                        scratch.images.remove(&name, true, &nobody).unwrap();
                     }
-                    scratch.images.remove(&name, true, &nobody).unwrap();
-                }
-            });
-        }
-    });
-    scratch.check_empty("all of it");
+                });
+            }
+        });
+        scratch.check_empty("all of it");
+    }
 }

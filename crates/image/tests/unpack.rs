@@ -155,78 +155,81 @@ fn ordinary_trees_come_out_as_gnu_tar_unpacks_them() {
 #[test]
 fn later_entries_replace_earlier_ones() {
     use support::{Header, Tar};
-    let scratch = Scratch::new();
-    let tar = Tar::new()
-        .file("a", b"1")
-        .file("a", b"22")
-        .dir("b")
-        .file("b/x", b"")
-        .file("b", b"now a file")
-        .file("c", b"")
-        .header(&Header::new("c", b'5').mode(0o711))
-        .file("c/y", b"y")
-        .header(&Header::new("c", b'5').mode(0o722))
-        .symlink("d", "c")
-        .file("d/z", b"through the link")
-        .file("e", b"e")
-        .hardlink("f", "e")
-        .file("e", b"other")
-        .finish();
-    let id = scratch.import(&tar).unwrap();
-    let files = scratch.top(&id);
-    let read = |name: &str| fs::read_to_string(files.join(name)).unwrap();
-    assert_eq!(read("a"), "22");
-    assert_eq!(read("b"), "now a file");
-    assert_eq!(read("c/y"), "y");
-    assert_eq!(read("c/z"), "through the link");
-    assert_eq!((read("e"), read("f")), ("other".to_owned(), "e".to_owned()));
-    assert_eq!(fs::metadata(files.join("c")).unwrap().mode() & 0o7777, 0o722);
-    // 22 + "now a file" + y + "through the link" + the link + e + other.
-    assert_eq!(scratch.images.resolve(&id.to_string()).unwrap().size, 2 + 10 + 1 + 16 + 1 + 1 + 5);
+    for scratch in Scratch::of_each_format() {
+        let tar = Tar::new()
+            .file("a", b"1")
+            .file("a", b"22")
+            .dir("b")
+            .file("b/x", b"")
+            .file("b", b"now a file")
+            .file("c", b"")
+            .header(&Header::new("c", b'5').mode(0o711))
+            .file("c/y", b"y")
+            .header(&Header::new("c", b'5').mode(0o722))
+            .symlink("d", "c")
+            .file("d/z", b"through the link")
+            .file("e", b"e")
+            .hardlink("f", "e")
+            .file("e", b"other")
+            .finish();
+        let id = scratch.import(&tar).unwrap();
+        let files = scratch.top(&id);
+        let read = |name: &str| fs::read_to_string(files.join(name)).unwrap();
+        assert_eq!(read("a"), "22");
+        assert_eq!(read("b"), "now a file");
+        assert_eq!(read("c/y"), "y");
+        assert_eq!(read("c/z"), "through the link");
+        assert_eq!((read("e"), read("f")), ("other".to_owned(), "e".to_owned()));
+        assert_eq!(fs::metadata(files.join("c")).unwrap().mode() & 0o7777, 0o722);
+        // 22 + "now a file" + y + "through the link" + the link + e + other.
+        assert_eq!(scratch.images.resolve(&id.to_string()).unwrap().size, 2 + 10 + 1 + 16 + 1 + 1 + 5);
+    }
 }
 
 #[test]
 fn directory_times_are_set_on_the_directory_that_had_them() {
     use support::{Header, Tar, octal};
-    let scratch = Scratch::new();
-    let at = |name: &str, time: u64| Header { mtime: octal(time, 12), ..Header::new(name, b'5') };
-    let tar = Tar::new()
-        .header(&at("b", 3000))
-        .header(&at("b/d", 4000))
-        .file("b/d/late", b"")
-        .header(&at("a", 1000))
-        .header(&at("a/d", 2000))
-        .symlink("a", "b")
-        .header(&at("c", 5000))
-        .header(&at("c/e", 6000))
-        .file("c", b"")
-        .finish();
-    let id = scratch.import(&tar).unwrap();
-    let time = |name: &str| fs::metadata(scratch.top(&id).join(name)).unwrap().mtime();
-    assert_eq!((time("b"), time("b/d"), time("c")), (3000, 4000, 1_500_000_000));
+    for scratch in Scratch::of_each_format() {
+        let at = |name: &str, time: u64| Header { mtime: octal(time, 12), ..Header::new(name, b'5') };
+        let tar = Tar::new()
+            .header(&at("b", 3000))
+            .header(&at("b/d", 4000))
+            .file("b/d/late", b"")
+            .header(&at("a", 1000))
+            .header(&at("a/d", 2000))
+            .symlink("a", "b")
+            .header(&at("c", 5000))
+            .header(&at("c/e", 6000))
+            .file("c", b"")
+            .finish();
+        let id = scratch.import(&tar).unwrap();
+        let time = |name: &str| fs::metadata(scratch.top(&id).join(name)).unwrap().mtime();
+        assert_eq!((time("b"), time("b/d"), time("c")), (3000, 4000, 1_500_000_000));
+    }
 }
 
 #[test]
 fn directories_that_a_layer_does_not_describe_look_as_below() {
     use support::{Header, Tar, docker_archive};
-    let scratch = Scratch::new();
-    let base = Tar::new()
-        .header(&Header::new("./", b'5').mode(0o711).owner(8, 9))
-        .header(&Header::new("a", b'5').mode(0o1777).owner(1, 2))
-        .header(&Header::new("a/b", b'5').mode(0o700).owner(3, 4))
-        .file("a/b/old", b"")
-        .finish();
-    let middle = Tar::new().file("other", b"").finish();
-    let top = Tar::new().file("a/b/new", b"").file("a/b/.wh.old", b"").file("q/r/s", b"").finish();
-    let id = scratch.load(&docker_archive("x:1", &[&base, &middle, &top])).unwrap()[0].id;
-    let files = scratch.top(&id);
-    let look = |path: &str| {
-        let metadata = fs::metadata(files.join(path)).unwrap();
-        (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
-    };
-    assert_eq!(look("."), (0o711, 8, 9));
-    assert_eq!(look("a"), (0o1777, 1, 2));
-    assert_eq!(look("a/b"), (0o700, 3, 4));
-    assert_eq!(fs::metadata(files.join("a/b")).unwrap().mtime(), 1_500_000_000);
-    assert_eq!(look("q/r"), (0o755, 0, 0));
+    for scratch in Scratch::of_each_format() {
+        let base = Tar::new()
+            .header(&Header::new("./", b'5').mode(0o711).owner(8, 9))
+            .header(&Header::new("a", b'5').mode(0o1777).owner(1, 2))
+            .header(&Header::new("a/b", b'5').mode(0o700).owner(3, 4))
+            .file("a/b/old", b"")
+            .finish();
+        let middle = Tar::new().file("other", b"").finish();
+        let top = Tar::new().file("a/b/new", b"").file("a/b/.wh.old", b"").file("q/r/s", b"").finish();
+        let id = scratch.load(&docker_archive("x:1", &[&base, &middle, &top])).unwrap()[0].id;
+        let files = scratch.top(&id);
+        let look = |path: &str| {
+            let metadata = fs::metadata(files.join(path)).unwrap();
+            (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+        };
+        assert_eq!(look("."), (0o711, 8, 9));
+        assert_eq!(look("a"), (0o1777, 1, 2));
+        assert_eq!(look("a/b"), (0o700, 3, 4));
+        assert_eq!(fs::metadata(files.join("a/b")).unwrap().mtime(), 1_500_000_000);
+        assert_eq!(look("q/r"), (0o755, 0, 0));
+    }
 }

@@ -150,6 +150,11 @@ pub fn open(path: &Path) -> Result<File> {
     File::open(path).context("open", path)
 }
 
+/// Opens a file that is there for reading and writing in place.
+pub fn open_to_change(path: &Path) -> Result<File> {
+    File::options().read(true).write(true).open(path).context("open", path)
+}
+
 /// Makes a file that must not be there yet, for reading and writing.
 pub fn create_new(path: &Path, mode: u32) -> Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path).context("create", path)

@@ -21,6 +21,7 @@ pub struct Reader<R> {
     /// Stored bytes of the current entry not taken yet, and the padding behind them.
     remaining: u64,
     padding: u64,
+    padding_is_zero: bool,
     /// For messages.
     current: Vec<u8>,
     header_at: u64,
@@ -54,6 +55,7 @@ impl<R: BufRead> Reader<R> {
             offset: 0,
             remaining: 0,
             padding: 0,
+            padding_is_zero: true,
             current: Vec::new(),
             header_at: 0,
             end: End::NotYet,
@@ -124,6 +126,18 @@ impl<R: BufRead> Reader<R> {
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.remaining
+    }
+
+    /// Where in the stream the bytes are that [`Reader::chunk`] gives next.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether what fills up the blocks of all entries so far is zero, as every known writer leaves it.
+    #[must_use]
+    pub fn padding_is_zero(&self) -> bool {
+        self.padding_is_zero
     }
 
     /// The source; for reading what follows the archive.
@@ -297,7 +311,9 @@ impl<R: BufRead> Reader<R> {
         }
         self.remaining = std::mem::take(&mut self.padding);
         while !self.chunk()?.is_empty() {
-            let taken = self.chunk()?.len();
+            let padding = self.chunk()?;
+            let (taken, is_zero) = (padding.len(), padding.iter().all(|byte| *byte == 0));
+            self.padding_is_zero &= is_zero;
             self.advance(taken);
         }
         Ok(())

@@ -20,19 +20,18 @@ use rustix::fs::{FileType, Stat, Timespec, Timestamps, XattrFlags};
 use wharf_linux::confined::{self, Directory, Handle, Metadata, Root, Special};
 use wharf_linux::hostfs;
 
-use crate::limits::Limits;
+use crate::limits::{Limits, Spent};
 use crate::tar::{Entry, Kind, Reader, TarError};
 use crate::{Error, Result};
 
-use name::Name;
-pub(crate) use name::clean;
+pub(crate) use name::{Name, clean};
 
 /// The mark of a directory that hides the lower layers' one.
 const OPAQUE: &str = "trusted.overlay.opaque";
 /// Directories whose times are remembered at most; bounds memory.
 const MAX_DIRECTORIES: usize = 1_000_000;
 
-/// What is to be known of an unpacked layer.
+/// What is to be known of an unpacked directory.
 #[derive(Debug)]
 pub(crate) struct Unpacked {
     /// Directories that entries needed and the layer does not describe (the root is the empty path): their metadata is
@@ -49,12 +48,10 @@ pub(crate) fn unpack<R: BufRead>(reader: &mut Reader<R>, target: &Path, limits: 
     let root = Root::open(target)?;
     let mut unpacker = Unpacker {
         root,
-        limits,
+        spent: Spent::new(limits),
         parent: None,
         times: Vec::new(),
         implied: std::iter::once(PathBuf::new()).collect(),
-        entries: 0,
-        bytes: 0,
         size: 0,
         opaque_root: false,
     };
@@ -81,13 +78,11 @@ pub(crate) fn broken(error: TarError) -> Error {
 
 struct Unpacker<'a> {
     root: Root,
-    limits: &'a Limits,
+    spent: Spent<'a>,
     /// The directory that the last entry went into: entries of one directory mostly follow each other.
     parent: Option<(PathBuf, Directory)>,
     times: Vec<DirectoryTimes>,
     implied: std::collections::BTreeSet<PathBuf>,
-    entries: u64,
-    bytes: u64,
     size: u64,
     opaque_root: bool,
 }
@@ -100,10 +95,7 @@ struct DirectoryTimes {
 
 impl Unpacker<'_> {
     fn entry<R: BufRead>(&mut self, entry: &Entry, reader: &mut Reader<R>) -> Result<()> {
-        self.entries += 1;
-        if self.entries > self.limits.entries {
-            return Err(Error::limit("the number of entries in a layer", self.limits.entries));
-        }
+        self.spent.entry()?;
         match Name::parse(&entry.path).map_err(Error::entry)? {
             Name::Aufs => Ok(()),
             Name::Root => self.describe_root(entry),
@@ -151,10 +143,7 @@ impl Unpacker<'_> {
         pieces: Option<&[(u64, u64)]>,
         reader: &mut Reader<R>,
     ) -> Result<()> {
-        self.bytes = self.bytes.saturating_add(size);
-        if self.bytes > self.limits.layer_bytes {
-            return Err(Error::limit("the unpacked size of a layer in bytes", self.limits.layer_bytes));
-        }
+        self.spent.file(size)?;
         let mut file = self.place(path, |parent| parent.create(name, 0o600))?;
         let failed = |error| Error::from(hostfs::Error::new("write", path, error));
         match pieces {
@@ -347,7 +336,12 @@ impl Unpacker<'_> {
         let xattrs = if entry.xattrs.is_empty() {
             &[][..]
         } else {
-            kept = entry.xattrs.iter().filter(|(name, _)| is_kept(name, handle)).cloned().collect();
+            kept = entry
+                .xattrs
+                .iter()
+                .filter(|(name, _)| is_kept(name, handle == Handle::Opened))
+                .cloned()
+                .collect();
             &kept
         };
         let metadata = Metadata {
@@ -382,8 +376,8 @@ fn write_piece<R: BufRead>(
 }
 
 /// Whether an attribute of an image may be set. What steers overlayfs or belongs to the host's security policy is not
-/// an image's to decide.
-fn is_kept(name: &CString, handle: Handle) -> bool {
+/// an image's to decide. `opened`: it is for a file or a directory.
+pub(crate) fn is_kept(name: &CString, opened: bool) -> bool {
     let name = name.to_bytes();
     let kept = name == b"security.capability"
         || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
@@ -391,7 +385,7 @@ fn is_kept(name: &CString, handle: Handle) -> bool {
         || name == b"system.posix_acl_access"
         || name == b"system.posix_acl_default";
     // The kernel allows these on files and directories only.
-    kept && (handle == Handle::Opened || name.starts_with(b"trusted."))
+    kept && (opened || name.starts_with(b"trusted."))
 }
 
 fn mark_opaque(directory: &OwnedFd) -> Result<()> {

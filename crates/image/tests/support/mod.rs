@@ -1,6 +1,6 @@
 //! EVILTAR (tar streams of any shape), CANARY (a tree that must not change) and a scratch data root.
 #![allow(dead_code, reason = "each test binary uses a part")]
-#![allow(clippy::missing_panics_doc, unreachable_pub, reason = "test support")]
+#![allow(clippy::missing_panics_doc, clippy::print_stderr, unreachable_pub, reason = "test support")]
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use wharf_image::{Error, Images, ImportOptions, Limits, Loaded};
+use wharf_image::{Error, Images, ImportOptions, LayerStorage, Limits, Loaded};
 use wharf_model::Digest;
 use wharf_state::Database;
 
@@ -238,6 +238,7 @@ pub struct Scratch {
     pub images: Images,
     pub dir: tempfile::TempDir,
     canary: BTreeMap<PathBuf, Seen>,
+    storage: LayerStorage,
 }
 
 impl Scratch {
@@ -246,19 +247,50 @@ impl Scratch {
     }
 
     pub fn with(limits: Limits) -> Self {
-        Self::at(limits, scratch_directory())
+        Self::at(limits, LayerStorage::Automatic, scratch_directory())
+    }
+
+    /// With layers as directories, in memory if possible.
+    pub fn of_directories() -> Self {
+        Self::at(Limits::default(), LayerStorage::Directories, scratch_directory())
+    }
+
+    /// With layers as files, if this machine can mount them.
+    pub fn of_images() -> Option<Self> {
+        let scratch = Self::on_disk();
+        let id = scratch.import(&Tar::new().file("f", b"").finish()).unwrap();
+        let supported = scratch.has_image();
+        scratch.images.remove(&id.to_string(), false, &|_| Vec::new()).unwrap();
+        scratch.images.collect().unwrap();
+        if !supported {
+            eprintln!("this machine cannot mount EROFS images: they are not tested");
+        }
+        supported.then_some(scratch)
+    }
+
+    /// One for every way to keep layers.
+    pub fn of_each_format() -> impl Iterator<Item = Self> {
+        std::iter::once_with(|| Some(Self::of_directories()))
+            .chain(std::iter::once_with(Self::of_images))
+            .flatten()
+    }
+
+    /// Whether some layer is a file.
+    pub fn has_image(&self) -> bool {
+        let layers = fs::read_dir(self.data().join("snapshots")).unwrap();
+        layers.flatten().any(|layer| layer.path().join("layer.erofs").exists())
     }
 
     /// On the disk that temporary files are on, with its real syncs.
     pub fn on_disk() -> Self {
-        Self::at(Limits::default(), tempfile::tempdir().unwrap())
+        Self::at(Limits::default(), LayerStorage::Automatic, tempfile::tempdir().unwrap())
     }
 
-    fn at(limits: Limits, dir: tempfile::TempDir) -> Self {
+    fn at(limits: Limits, storage: LayerStorage, dir: tempfile::TempDir) -> Self {
         make_canary(&dir.path().join("canary"));
         let canary = survey(&dir.path().join("canary"));
-        let images = open(&dir.path().join("data"), limits);
-        Self { images, dir, canary }
+        let images = open(&dir.path().join("data"), limits, storage);
+        Self { images, dir, canary, storage }
     }
 
     pub fn data(&self) -> PathBuf {
@@ -314,8 +346,8 @@ impl Scratch {
     pub fn reopen(&mut self) {
         // The old handle goes first: only one owns a data root.
         let spare = tempfile::tempdir().unwrap();
-        self.images = open(spare.path(), Limits::default());
-        self.images = open(&self.data(), Limits::default());
+        self.images = open(spare.path(), Limits::default(), self.storage);
+        self.images = open(&self.data(), Limits::default(), self.storage);
     }
 }
 
@@ -335,10 +367,10 @@ fn scratch_directory() -> tempfile::TempDir {
     in_memory().unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
 
-pub fn open(root: &Path, limits: Limits) -> Images {
+pub fn open(root: &Path, limits: Limits, storage: LayerStorage) -> Images {
     fs::create_dir_all(root).unwrap();
     let db = Database::open(&root.join("state.db")).unwrap();
-    Images::open_with(root, db, limits).unwrap()
+    Images::open_with(root, db, limits, storage).unwrap()
 }
 
 fn make_canary(path: &Path) {
@@ -411,7 +443,7 @@ pub fn survey(root: &Path) -> BTreeMap<PathBuf, Seen> {
 /// The bytes of a file, or their digest when there are many.
 fn content_of(path: &Path) -> Vec<u8> {
     let bytes = fs::read(path).unwrap();
-    if bytes.len() > 4096 { wharf_content::digest_of(&bytes).to_string().into_bytes() } else { bytes }
+    if bytes.len() > 64 { wharf_content::digest_of(&bytes).to_string().into_bytes() } else { bytes }
 }
 
 pub fn xattrs_of(path: &Path, kind: char) -> BTreeMap<OsString, Vec<u8>> {

@@ -1,0 +1,179 @@
+//! How a layer's files are kept in `snapshots/<n>`: the seam between images and the file systems they lie on.
+//!
+//! Every format takes the same tar streams and shows the same files at `<n>/fs` once it is attached; a conformance
+//! suite (`tests/layers.rs`) holds them to it. Which format a layer has is in its row. A format may hand a layer that
+//! it cannot express to another: what counts is [`UnpackedLayer::format`].
+
+use std::fmt;
+use std::io::{self, BufRead};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, Stat};
+use wharf_linux::confined::Root;
+use wharf_linux::hostfs;
+use wharf_model::Digest;
+
+use crate::directory::Directories;
+use crate::erofs::Erofs;
+use crate::limits::Limits;
+use crate::{Error, Images, Result, records};
+
+/// The name of the directory that shows a layer's files.
+pub(crate) const FILES: &str = "fs";
+
+/// What the row of a layer says about its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// A directory with the files in it.
+    Directory,
+    /// One file with a file system in it, mounted when needed.
+    Erofs,
+}
+
+impl Format {
+    /// Its name in the database.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Erofs => "erofs",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Result<Self> {
+        [Self::Directory, Self::Erofs].into_iter().find(|format| format.name() == name).ok_or_else(|| {
+            Error::Damaged(format!("a layer has the format {name:?}, which this version does not know"))
+        })
+    }
+
+    pub(crate) fn layers(self) -> &'static dyn LayerFormat {
+        match self {
+            Self::Directory => &Directories,
+            Self::Erofs => &Erofs,
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One way to keep layers. `place` is always the layer's own `snapshots/<n>`, which has an empty `fs` to begin with.
+pub(crate) trait LayerFormat: Sync {
+    /// Takes in a tar stream and whatever follows it, to the last byte.
+    fn unpack(&self, tar: &mut dyn BufRead, place: &Path, limits: &Limits) -> Result<UnpackedLayer>;
+
+    /// Gives directories of a layer that was just unpacked the metadata they have below.
+    fn describe(&self, place: &Path, directories: &[(&Implied, Inherited)]) -> Result<()>;
+
+    /// Makes these layers durable.
+    fn sync(&self, places: &[PathBuf]) -> Result<()>;
+
+    /// Shows the files at `<place>/fs`, if they are not there already.
+    fn attach(&self, place: &Path) -> Result<()>;
+
+    /// Undoes [`LayerFormat::attach`]. Containers that use the layer keep it.
+    fn detach(&self, place: &Path) -> Result<()>;
+
+    /// Compares what is on disk with the digest of the uncompressed layer.
+    fn verify(&self, place: &Path, diff: &Digest) -> Result<Soundness>;
+}
+
+/// What is to be known of an unpacked layer.
+#[derive(Debug)]
+pub(crate) struct UnpackedLayer {
+    pub(crate) format: Format,
+    /// Directories that entries needed and the layer does not describe (the root is the empty path): their metadata is
+    /// that of the layers below.
+    pub(crate) implied: Vec<Implied>,
+    /// Bytes of its files and links, each counted once.
+    pub(crate) size: u64,
+    /// It hides everything below it.
+    pub(crate) opaque_root: bool,
+    /// The tar stream said that it is over.
+    pub(crate) has_end_mark: bool,
+}
+
+/// A directory without a description.
+#[derive(Debug)]
+pub(crate) struct Implied {
+    pub(crate) path: PathBuf,
+    /// Where its metadata lies, for formats that have such a place.
+    pub(crate) at: u64,
+}
+
+/// What a directory takes over from below.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inherited {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: (i64, u32),
+}
+
+/// What a look at the bytes of a layer found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Soundness {
+    /// Every byte is as it was.
+    Sound,
+    /// What is wrong.
+    Damaged(String),
+    /// The format does not keep what would be needed to tell.
+    Unknown,
+}
+
+/// Gives the `implied` directories of the layer at `place` the metadata of the topmost of the layers `below` that has
+/// them. All of those are attached.
+pub(crate) fn inherit(format: Format, place: &Path, implied: &[Implied], below: &[PathBuf]) -> Result<()> {
+    let below =
+        below.iter().map(|place| Root::open(&place.join(FILES))).collect::<hostfs::Result<Vec<_>>>()?;
+    let found = |implied: &Implied| below.iter().find_map(|layer| directory_stat(layer, &implied.path));
+    let directories: Vec<_> = implied
+        .iter()
+        .filter_map(|implied| {
+            let stat = found(implied)?;
+            let mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+            let (mode, uid, gid) = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid);
+            Some((implied, Inherited { mode, uid, gid, mtime }))
+        })
+        .collect();
+    if directories.is_empty() { Ok(()) } else { format.layers().describe(place, &directories) }
+}
+
+impl Images {
+    /// Compares the layers on disk with their digests; returns those that differ and in what. Layers that are
+    /// directories cannot be compared.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when a layer cannot be read.
+    pub fn damaged_layers(&self) -> Result<Vec<(Digest, String)>> {
+        let mut damaged = Vec::new();
+        for row in self.inner.db.read(records::layers)? {
+            let soundness = row.format.layers().verify(&self.inner.place_of(row.directory), &row.diff)?;
+            if let Soundness::Damaged(what) = soundness {
+                damaged.push((row.chain, what));
+            }
+        }
+        Ok(damaged)
+    }
+}
+
+fn directory_stat(layer: &Root, path: &Path) -> Option<Stat> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let directory = layer.open_at(path, flags, Mode::empty()).ok()?;
+    rustix::fs::fstat(&directory).ok()
+}
+
+/// Reads what follows an archive: it belongs to the digest too.
+pub(crate) fn drain(input: &mut dyn BufRead) -> io::Result<()> {
+    loop {
+        let taken = match input.fill_buf() {
+            Ok([]) => return Ok(()),
+            Ok(rest) => rest.len(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(error),
+        };
+        input.consume(taken);
+    }
+}
