@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+pub use wharf_image::LayerStorage;
+
 /// Everything an engine is told at start.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -13,6 +15,8 @@ pub struct EngineConfig {
     pub libexec: PathBuf,
     /// Leave containers running at shutdown.
     pub live_restore: bool,
+    /// How layers are kept on disk.
+    pub layers: LayerStorage,
     /// Shown by `info`.
     pub debug: bool,
     /// Name of the default bridge, instead of a derived one.
@@ -77,6 +81,7 @@ mod tests {
             exec_root: exec_root.into(),
             libexec: "/l".into(),
             live_restore: true,
+            layers: LayerStorage::default(),
             debug: false,
             bridge: None,
             subnet: None,

@@ -30,7 +30,7 @@ mod system;
 mod view;
 mod volumes;
 
-pub use config::EngineConfig;
+pub use config::{EngineConfig, LayerStorage};
 pub use containers::Engine;
 pub use error::{Error, Result};
 pub use events::EventStream;

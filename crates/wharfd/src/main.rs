@@ -171,6 +171,7 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig> {
         exec_root: settings.exec_root.clone(),
         libexec: libexec()?,
         live_restore: settings.live_restore,
+        layers: settings.layers,
         debug: settings.debug,
         bridge: settings.bridge.clone(),
         subnet: settings.bip.clone(),

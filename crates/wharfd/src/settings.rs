@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser};
 use serde::Deserialize;
 use tracing::Level;
+use wharf_engine::LayerStorage;
 
 const DATA_ROOT: &str = "/var/lib/wharf";
 const EXEC_ROOT: &str = "/run/wharf";
@@ -67,6 +68,9 @@ struct Given {
     /// Leave containers running when the engine stops (default true)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     live_restore: Option<bool>,
+    /// How layers are kept: `overlay2` as directories, `erofs` as files where the kernel can mount them (default)
+    #[arg(long, short = 's', value_name = "overlay2|erofs")]
+    storage_driver: Option<String>,
 }
 
 /// What the daemon goes by.
@@ -82,6 +86,7 @@ pub(crate) struct Settings {
     pub(crate) debug: bool,
     pub(crate) log_level: Level,
     pub(crate) live_restore: bool,
+    pub(crate) layers: LayerStorage,
 }
 
 impl Settings {
@@ -111,6 +116,11 @@ impl Settings {
             debug,
             log_level: if debug { Level::DEBUG } else { log_level(level.as_deref())? },
             live_restore: once("live-restore", flags.live_restore, file.live_restore)?.unwrap_or(true),
+            layers: match once("storage-driver", flags.storage_driver, file.storage_driver)?.as_deref() {
+                None | Some("erofs") => LayerStorage::Automatic,
+                Some("overlay2") => LayerStorage::Directories,
+                Some(other) => bail!("storage-driver must be overlay2 or erofs, not {other:?}"),
+            },
         };
         for (key, path) in [("data-root", &settings.data_root), ("exec-root", &settings.exec_root)] {
             if !path.is_absolute() {
@@ -174,6 +184,7 @@ mod tests {
         assert_eq!(settings.data_root, Path::new("/var/lib/wharf"));
         assert_eq!(settings.hosts, ["unix:///run/wharf/wharf.sock"]);
         assert!(settings.live_restore);
+        assert_eq!(settings.layers, LayerStorage::Automatic);
         assert_eq!(settings.log_level, Level::INFO);
     }
 
@@ -182,6 +193,9 @@ mod tests {
         assert!(!settings(&["--live-restore=false"], "{}").unwrap().live_restore);
         let given = settings(&["--live-restore", "-D", "-H", "unix:///a", "--host=unix:///b"], "{}").unwrap();
         assert!(given.live_restore && given.debug);
+        let given = settings(&["-s", "overlay2"], "{}").unwrap();
+        assert_eq!(given.layers, LayerStorage::Directories);
+        let given = settings(&["-H", "unix:///a", "--host=unix:///b"], "{}").unwrap();
         assert_eq!(given.hosts, ["unix:///a", "unix:///b"]);
     }
 
@@ -197,7 +211,8 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let message = |args: &[&str], file: &str| settings(args, file).unwrap_err().to_string();
-        assert!(message(&[], r#"{"storage-driver": "zfs"}"#).contains("unknown field `storage-driver`"));
+        assert!(message(&[], r#"{"storage-driver": "zfs"}"#).contains("overlay2 or erofs, not \"zfs\""));
+        assert!(message(&[], r#"{"no-such-key": 1}"#).contains("unknown field `no-such-key`"));
         assert!(message(&["-l", "loud"], "{}").contains("invalid log level \"loud\""));
         assert!(message(&["--data-root", "here"], "{}").contains("absolute"));
         assert!(Flags::try_parse_from(["wharfd", "--no-such-flag"]).is_err());

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use wharf_image::Images;
+use wharf_image::{Images, Limits};
 use wharf_model::{ContainerId, Event};
 use wharf_net::{Network, NetworkConfig};
 use wharf_shim::spool::Position;
@@ -178,7 +178,7 @@ impl Engine {
         hostfs::create_dir_all(&config.run_dir(), 0o700)?;
         let db = Database::open(&config.data_root.join("state.db"))?;
         db.migrate("engine", record::STEPS)?;
-        let images = Images::open(&config.data_root, db.clone())?;
+        let images = Images::open_with(&config.data_root, db.clone(), Limits::default(), config.layers)?;
         let subnet = match &config.subnet {
             Some(text) => Some(text.parse().map_err(|_| {
                 Error::Invalid(format!(
@@ -242,7 +242,11 @@ impl Engine {
         }
         let idle = !self.inner.containers.all().iter().any(|container| container.progress.borrow().busy);
         let (network, parent) = (self.inner.network.clone(), self.inner.config.cgroup_parent());
+        let images = self.inner.images.clone();
         let _closed = blocking(move || {
+            if let Err(error) = images.detach_layers() {
+                tracing::warn!(%error, "cannot take down the mounts of all layers");
+            }
             // Nothing of ours stays on the machine when nothing of ours runs.
             if idle && let Ok(parent) = wharf_linux::cgroup::Cgroup::open(&parent) {
                 supervise::remove_cgroup(&parent);
