@@ -5,6 +5,7 @@
 //! switched on.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,9 +50,11 @@ fn broken_archives() -> Vec<(&'static str, Vec<u8>)> {
 /// Every file beneath `dir`.
 fn files(dir: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
+    let device = |path: &Path| std::fs::symlink_metadata(path).map(|metadata| metadata.dev()).ok();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_dir {
+        // A layer that is shown by a mount has its files elsewhere.
+        if is_dir && device(&entry.path()) == device(dir) {
             found.extend(files(&entry.path()));
         }
         found.insert(entry.path());
