@@ -231,7 +231,7 @@ impl Plan<'_> {
 
     /// Gives directories that a layer needs and does not describe the metadata they have below.
     fn inherit_metadata(&self) -> Result<()> {
-        // A layer comes after the one it stands on: what is attached to be looked at is finished.
+        // A layer comes after the one it stands on, which is finished then.
         for layer in self.layers.iter().filter(|layer| !layer.implied.is_empty()) {
             let mut below = Vec::new();
             let mut parent = layer.row.parent;
@@ -240,11 +240,7 @@ impl Plan<'_> {
                     Some(index) => vec![self.layers[*index].row.clone()],
                     None => self.inner.db.read(|conn| records::chain_of(conn, &chain))?,
                 };
-                for row in &rows {
-                    let place = self.inner.place_of(row.directory);
-                    row.format.layers().attach(&place)?;
-                    below.push(place);
-                }
+                below.extend(rows.iter().map(|row| (row.format, self.inner.place_of(row.directory))));
                 parent = rows.last().and_then(|row| row.parent);
             }
             inherit(layer.row.format, layer.directory.place(), &layer.implied, &below)?;

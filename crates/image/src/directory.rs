@@ -1,6 +1,6 @@
 //! Layers as directories: what [`crate::unpack`] makes, everywhere and without privileges beyond its own.
 
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use wharf_linux::confined::{self, Handle, Metadata, Root};
 use wharf_linux::hostfs;
 use wharf_model::Digest;
 
-use crate::layer::{FILES, Format, Implied, Inherited, LayerFormat, Soundness, UnpackedLayer, drain};
+use crate::layer::{Below, FILES, Format, Implied, Inherited, LayerFormat, Soundness, UnpackedLayer, drain};
 use crate::limits::Limits;
 use crate::unpack::unpack;
 use crate::{Error, Result, tar};
@@ -48,6 +48,10 @@ impl LayerFormat for Directories {
         Ok(())
     }
 
+    fn below(&self, place: &Path) -> Result<Box<dyn Below>> {
+        Ok(Box::new(Root::open(&place.join(FILES))?.without_links()))
+    }
+
     fn sync(&self, places: &[PathBuf]) -> Result<()> {
         // One call for tens of thousands of files; they are all on one file system.
         places.first().map_or(Ok(()), |place| Ok(hostfs::sync_file_system(place)?))
@@ -63,5 +67,15 @@ impl LayerFormat for Directories {
 
     fn verify(&self, _place: &Path, _diff: &Digest) -> Result<Soundness> {
         Ok(Soundness::Unknown)
+    }
+}
+
+impl Below for Root {
+    fn directory(&self, path: &Path) -> io::Result<Option<Inherited>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let Ok(directory) = self.open_at(path, flags, Mode::empty()) else { return Ok(None) };
+        let stat = rustix::fs::fstat(&directory)?;
+        let mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+        Ok(Some(Inherited { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime }))
     }
 }

@@ -8,8 +8,6 @@ use std::fmt;
 use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, Stat};
-use wharf_linux::confined::Root;
 use wharf_linux::hostfs;
 use wharf_model::Digest;
 
@@ -67,6 +65,9 @@ pub(crate) trait LayerFormat: Sync {
     /// Gives directories of a layer that was just unpacked the metadata they have below.
     fn describe(&self, place: &Path, directories: &[(&Implied, Inherited)]) -> Result<()>;
 
+    /// A look at the directories of a layer, for one above it.
+    fn below(&self, place: &Path) -> Result<Box<dyn Below>>;
+
     /// Makes these layers durable.
     fn sync(&self, places: &[PathBuf]) -> Result<()>;
 
@@ -78,6 +79,12 @@ pub(crate) trait LayerFormat: Sync {
 
     /// Compares what is on disk with the digest of the uncompressed layer.
     fn verify(&self, place: &Path, diff: &Digest) -> Result<Soundness>;
+}
+
+/// The directories of a layer, whether it is attached or not.
+pub(crate) trait Below {
+    /// The directory at `path`, if it is one.
+    fn directory(&self, path: &Path) -> io::Result<Option<Inherited>>;
 }
 
 /// What is to be known of an unpacked layer.
@@ -124,20 +131,27 @@ pub(crate) enum Soundness {
 }
 
 /// Gives the `implied` directories of the layer at `place` the metadata of the topmost of the layers `below` that has
-/// them. All of those are attached.
-pub(crate) fn inherit(format: Format, place: &Path, implied: &[Implied], below: &[PathBuf]) -> Result<()> {
+/// them.
+pub(crate) fn inherit(
+    format: Format,
+    place: &Path,
+    implied: &[Implied],
+    below: &[(Format, PathBuf)],
+) -> Result<()> {
     let below =
-        below.iter().map(|place| Root::open(&place.join(FILES))).collect::<hostfs::Result<Vec<_>>>()?;
-    let found = |implied: &Implied| below.iter().find_map(|layer| directory_stat(layer, &implied.path));
-    let directories: Vec<_> = implied
-        .iter()
-        .filter_map(|implied| {
-            let stat = found(implied)?;
-            let mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
-            let (mode, uid, gid) = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid);
-            Some((implied, Inherited { mode, uid, gid, mtime }))
-        })
-        .collect();
+        below.iter().map(|(format, place)| format.layers().below(place)).collect::<Result<Vec<_>>>()?;
+    let mut directories = Vec::new();
+    for implied in implied {
+        for layer in &below {
+            let found = layer
+                .directory(&implied.path)
+                .map_err(|error| hostfs::Error::new("look for a directory below", &implied.path, error))?;
+            if let Some(inherited) = found {
+                directories.push((implied, inherited));
+                break;
+            }
+        }
+    }
     if directories.is_empty() { Ok(()) } else { format.layers().describe(place, &directories) }
 }
 
@@ -157,12 +171,6 @@ impl Images {
         }
         Ok(damaged)
     }
-}
-
-fn directory_stat(layer: &Root, path: &Path) -> Option<Stat> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    let directory = layer.open_at(path, flags, Mode::empty()).ok()?;
-    rustix::fs::fstat(&directory).ok()
 }
 
 /// Reads what follows an archive: it belongs to the digest too.

@@ -383,7 +383,7 @@ fn an_image_is_mounted_when_it_is_needed_and_as_long_as_it_is_there() {
     assert_eq!(mounts(&scratch), 2, "once is enough");
 
     // By another's hand, and as after a reboot.
-    rustix::mount::unmount(file(0, "..").join("fs"), UnmountFlags::DETACH).unwrap();
+    rustix::mount::unmount(snapshot.base.join(&snapshot.lower[0]), UnmountFlags::DETACH).unwrap();
     assert!(!file(0, "b").exists());
     scratch.images.snapshot("one").unwrap();
     assert_eq!(fs::read(file(0, "b")).unwrap(), b"2");
@@ -475,4 +475,51 @@ fn what_is_below_describes_what_a_layer_only_implies() {
         assert_eq!(look("a/b"), (0o755, 0, 0));
         assert_eq!(scratch.images.damaged_layers().unwrap(), []);
     }
+}
+
+#[test]
+fn each_of_many_directories_is_found_below() {
+    for scratch in Scratch::of_each_format() {
+        let name = |number: u32| format!("d/{number}{}", "n".repeat(number as usize % 200));
+        let base = (0..300).fold(Tar::new().dir("d"), |tar, number| {
+            tar.long(b'L', name(number).as_bytes())
+                .header(&Header::new("x", b'5').mode(number).owner(number, 1000 + number))
+        });
+        let base = base.symlink("to", "d").finish();
+        let top = (0..300).fold(Tar::new(), |tar, number| {
+            tar.long(b'L', format!("{}/f", name(number)).as_bytes()).file("x", b"")
+        });
+        let top = top.file("to/0/f", b"").finish();
+        let id = scratch.load(&docker_archive("x:1", &[&base, &top])).unwrap()[0].id;
+        let seen = survey(&scratch.top(&id));
+        for number in 0..300 {
+            let seen = &seen[Path::new(&name(number))];
+            assert_eq!((seen.mode, seen.uid, seen.gid), (number, number, 1000 + number));
+        }
+        // A link below is no directory: the one above replaces it.
+        assert_eq!(seen[Path::new("to/0")].mode, 0o755);
+    }
+}
+
+#[test]
+fn a_layer_without_a_row_goes_at_the_next_start_with_its_mount() {
+    let Some(mut scratch) = Scratch::of_images() else { return };
+    let id = scratch.import(&Tar::new().file("f", b"x").finish()).unwrap();
+    let snapshot = scratch.images.create_snapshot("one", &id).unwrap();
+    // As if the engine had died between the bytes and the row, with the layer attached.
+    let from = snapshot.base.join(Path::new(&snapshot.lower[0]).parent().unwrap());
+    let stray = snapshot.base.join("77");
+    fs::create_dir_all(stray.join("fs")).unwrap();
+    fs::copy(from.join("layer.erofs"), stray.join("layer.erofs")).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "erofs", "-o", "ro"])
+        .args([stray.join("layer.erofs"), stray.join("fs")])
+        .status()
+        .unwrap();
+    assert!(mounted.success());
+    scratch.reopen();
+    assert_eq!(mounts(&scratch), 0);
+    assert!(!stray.exists());
+    scratch.images.snapshot("one").unwrap();
+    assert_eq!(fs::read(snapshot.base.join(&snapshot.lower[0]).join("f")).unwrap(), b"x");
 }

@@ -47,7 +47,7 @@ impl Fields<'_> {
 }
 
 /// What the kernel needs to know to mount an image.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Superblock {
     /// The root directory; only 16 bits are there for it.
     pub(super) root: u16,
@@ -79,6 +79,34 @@ impl Superblock {
         // A volume name and incompatible features follow: none.
         bytes
     }
+}
+
+impl Superblock {
+    /// What [`Superblock::to_bytes`] was given.
+    pub(super) fn from_bytes(bytes: &[u8; SUPERBLOCK]) -> Option<Self> {
+        if word(bytes, 0)? != MAGIC || bytes[12] != BLOCK_BITS {
+            return None;
+        }
+        Some(Self {
+            root: half(bytes, 14)?,
+            inodes: long(bytes, 16)?,
+            blocks: word(bytes, 36)?,
+            table: word(bytes, 40)?,
+            uuid: *bytes[48..].first_chunk()?,
+        })
+    }
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Where an inode's data is.
@@ -125,13 +153,14 @@ pub(super) fn owner_and_times(uid: u32, gid: u32, mtime: (i64, u32)) -> [u8; 20]
 }
 
 impl Inode {
+    const LONG: u16 = 1;
+    const LONG_INLINE: u16 = Self::LONG | 2 << 1;
+
     pub(super) fn to_bytes(self) -> [u8; INODE] {
-        const LONG: u16 = 1;
-        const INLINE: u16 = 2 << 1;
         let (format, place) = match self.data {
-            Data::At(block) => (LONG, block),
-            Data::Inline => (LONG | INLINE, 0),
-            Data::Device(number) => (LONG, number),
+            Data::At(block) => (Self::LONG, block),
+            Data::Inline => (Self::LONG_INLINE, 0),
+            Data::Device(number) => (Self::LONG, number),
         };
         let mut bytes = [0; INODE];
         Fields { bytes: &mut bytes, at: 0 }
@@ -145,6 +174,33 @@ impl Inode {
             .put(&owner_and_times(self.uid, self.gid, self.mtime))
             .put(&self.links.to_le_bytes());
         bytes
+    }
+}
+
+impl Inode {
+    /// What [`Inode::to_bytes`] was given.
+    pub(super) fn from_bytes(bytes: &[u8; INODE]) -> Option<Self> {
+        let mode = half(bytes, 4)?;
+        let place = word(bytes, 16)?;
+        let has_data = matches!(file_type(mode), 1 | 2 | 7);
+        let data = match half(bytes, 0)? {
+            Self::LONG if has_data => Data::At(place),
+            Self::LONG if file_type(mode) != 0 => Data::Device(place),
+            Self::LONG_INLINE if has_data => Data::Inline,
+            _ => return None,
+        };
+        let xattrs = usize::from(half(bytes, 2)?).checked_sub(1).map_or(0, |units| XATTR_HEADER + 4 * units);
+        Some(Self {
+            mode,
+            uid: word(bytes, 24)?,
+            gid: word(bytes, 28)?,
+            mtime: (long(bytes, 32)?.cast_signed(), word(bytes, 40)?),
+            links: word(bytes, 44)?,
+            size: long(bytes, 8)?,
+            data,
+            xattrs,
+            serial: word(bytes, 20)?,
+        })
     }
 }
 
@@ -256,6 +312,21 @@ fn write_directory_block(entries: &[Dirent<'_>], out: &mut dyn io::Write) -> io:
     entries.iter().try_for_each(|entry| out.write_all(entry.name))
 }
 
+/// Looks for a name in one block of a directory. The outer `None` says that it is none.
+pub(super) fn find_in_block(block: &[u8], name: &[u8]) -> Option<Option<Nid>> {
+    let name_at = |index: usize| half(block, index * DIRENT + 8).map(usize::from);
+    let count = name_at(0)? / DIRENT;
+    for index in 0..count {
+        let end = if index + 1 < count { name_at(index + 1)? } else { block.len() };
+        let found = block.get(name_at(index)?..end)?;
+        // Behind the last name there may be zeros.
+        if found.strip_prefix(name).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0)) {
+            return Some(Some(Nid::try_from(long(block, index * DIRENT)?).ok()?));
+        }
+    }
+    Some(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,19 +344,12 @@ mod tests {
         write_directory(entries, &mut bytes).unwrap();
         assert_eq!(bytes.len() as u64, size.bytes());
 
-        let mut found = Vec::new();
-        for block in bytes.chunks(BLOCK) {
-            let at = |index: usize| {
-                usize::from(u16::from_le_bytes([block[index * DIRENT + 8], block[index * DIRENT + 9]]))
-            };
-            let count = at(0) / DIRENT;
-            for index in 0..count {
-                let end = if index + 1 < count { at(index + 1) } else { block.len() };
-                let name = &block[at(index)..end];
-                found.push(name.split(|byte| *byte == 0).next().unwrap().to_vec());
-            }
+        for name in &sorted {
+            let found = bytes.chunks(BLOCK).find_map(|block| find_in_block(block, name).unwrap());
+            assert_eq!(found, Some(7), "{}", String::from_utf8_lossy(name));
         }
-        assert_eq!(found, sorted);
+        let missing = bytes.chunks(BLOCK).find_map(|block| find_in_block(block, b"0000000x").unwrap());
+        assert_eq!(missing, None);
     }
 
     #[test]
@@ -301,5 +365,33 @@ mod tests {
         assert_eq!(xattrs(std::iter::empty()).unwrap(), Vec::<u8>::new());
         let value = vec![0; 65_000];
         assert!(xattrs((0..5).map(|_| (&b"user.a"[..], &value[..]))).is_none());
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let superblock = Superblock { root: 3, inodes: 1 << 40, blocks: 5, table: 6, uuid: [7; 16] };
+        assert_eq!(Superblock::from_bytes(&superblock.to_bytes()), Some(superblock));
+        for (mode, data, xattrs) in [
+            (0o100_644, Data::At(9), 0),
+            (0o040_755, Data::Inline, 12 + 8),
+            (0o120_777, Data::Inline, MAX_XATTRS),
+            (0o020_600, Data::Device(0x103), 16),
+            (0o010_600, Data::Device(0), 0),
+        ] {
+            let inode = Inode {
+                mode,
+                uid: 1,
+                gid: u32::MAX - 1,
+                mtime: (-2, 3),
+                links: 4,
+                size: 5,
+                data,
+                xattrs,
+                serial: 6,
+            };
+            assert_eq!(Inode::from_bytes(&inode.to_bytes()), Some(inode));
+        }
+        assert_eq!(Inode::from_bytes(&[0; INODE]), None);
+        assert_eq!(Superblock::from_bytes(&[0; SUPERBLOCK]), None);
     }
 }

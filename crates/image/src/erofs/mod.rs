@@ -20,6 +20,7 @@
 
 mod format;
 mod mount;
+mod read;
 mod recorder;
 mod tree;
 mod write;
@@ -34,13 +35,14 @@ use wharf_linux::hostfs;
 use wharf_model::Digest;
 
 use crate::directory::Directories;
-use crate::layer::{FILES, Format, Implied, Inherited, LayerFormat, Soundness, UnpackedLayer, drain};
+use crate::layer::{Below, FILES, Format, Implied, Inherited, LayerFormat, Soundness, UnpackedLayer, drain};
 use crate::limits::{Limits, Spent};
 use crate::tar;
 use crate::unpack::broken;
 use crate::{Error, Result};
 
 use format::{BLOCK, MODE_AT, OWNER_AT, SUPERBLOCK, SUPERBLOCK_AT};
+use read::Image;
 use recorder::Recorder;
 use tree::{DIRECTORY, Stop, Tree};
 use write::Plan;
@@ -86,6 +88,12 @@ impl LayerFormat for Erofs {
                 .map_err(|error| hostfs::Error::new("write", &path, error))?;
         }
         Ok(())
+    }
+
+    fn below(&self, place: &Path) -> Result<Box<dyn Below>> {
+        let path = place.join(IMAGE);
+        let image = Image::open(hostfs::open(&path)?);
+        Ok(Box::new(image.map_err(|error| hostfs::Error::new("read", &path, error))?))
     }
 
     fn sync(&self, places: &[PathBuf]) -> Result<()> {
