@@ -142,7 +142,6 @@ impl Images {
         let image = NewImage {
             config: wharf_content::spec::to_json(document),
             manifest: None,
-            indexes: Vec::new(),
             layers: vec![LayerSource::Staged(0)],
             names,
             what: "imported image".to_owned(),
@@ -153,14 +152,14 @@ impl Images {
     }
 }
 
-pub(crate) struct Platform {
-    pub(crate) os: String,
-    pub(crate) architecture: String,
-    pub(crate) variant: String,
+struct Platform {
+    os: String,
+    architecture: String,
+    variant: String,
 }
 
 /// `os[/architecture[/variant]]`, or the host's.
-pub(crate) fn parse_platform(text: Option<&str>) -> Result<Platform> {
+fn parse_platform(text: Option<&str>) -> Result<Platform> {
     let host = host_architecture();
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(Platform {

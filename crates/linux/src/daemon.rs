@@ -1,6 +1,8 @@
 //! What a small, long-lived process does to itself: survive signals, hold little memory.
 
 use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 extern "C" fn nothing(_signal: libc::c_int) {}
 
@@ -20,6 +22,16 @@ pub fn disarm(signals: &[i32]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Tells the service manager that started this process, if it wants to know, how far it is: `READY=1`, `STOPPING=1`.
+pub fn notify(state: &str) -> io::Result<()> {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let address = match name.as_encoded_bytes() {
+        [b'@', abstract_name @ ..] => SocketAddr::from_abstract_name(abstract_name)?,
+        _ => SocketAddr::from_pathname(&name)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
 }
 
 /// Gives freed heap memory back to the kernel.

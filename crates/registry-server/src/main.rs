@@ -1,3 +1,5 @@
 //! `wharf-registry`: serves a registry.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    wharf_registry_server::program::main()
+}

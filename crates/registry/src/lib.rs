@@ -21,7 +21,6 @@ mod credential;
 mod error;
 mod proxy;
 mod repository;
-mod small;
 pub mod spec;
 
 pub use client::{Client, Login};

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use wharf_testkit::{Cli, Engine, binary, docker_cli, image, workspace_root};
 
 use super::memory::pss;
-use super::registry;
 use super::report::Measured;
 use super::timing::{Runs, Task, interleave, timed};
 
@@ -17,19 +16,11 @@ use super::timing::{Runs, Task, interleave, timed};
 pub(crate) type Row = fn(Runs) -> Result<Vec<Measured>>;
 
 /// All rows by name.
-pub(crate) const ALL: &[(&str, Row)] = &[
-    ("P1", oci),
-    ("P2", run_rm),
-    ("P3", exec),
-    ("P4", many),
-    ("P5", memory),
-    ("P6", registry::pull),
-    ("P7", registry::push),
-    ("P12", registry::serve),
-];
+pub(crate) const ALL: &[(&str, Row)] =
+    &[("P1", oci), ("P2", run_rm), ("P3", exec), ("P4", many), ("P5", memory)];
 
 /// Where the peers are, when they are installed.
-pub(crate) fn peers() -> Option<PathBuf> {
+fn peers() -> Option<PathBuf> {
     let root = PathBuf::from(std::env::var("PEERS").unwrap_or_else(|_| "/opt/peers".to_owned()));
     let found = root.join("usr/sbin/dockerd").is_file() && script().is_file();
     if !found {
@@ -38,7 +29,7 @@ pub(crate) fn peers() -> Option<PathBuf> {
     found.then_some(root)
 }
 
-pub(crate) fn script() -> PathBuf {
+fn script() -> PathBuf {
     workspace_root().join("../shared/peers")
 }
 
@@ -68,7 +59,7 @@ impl Engines {
 }
 
 /// The real Docker with the image loaded, where it is installed.
-pub(crate) fn docker() -> Result<Option<Cli>> {
+fn docker() -> Result<Option<Cli>> {
     let (Some(root), Some(program)) = (peers(), docker_cli()) else { return Ok(None) };
     let socket = root.join("run/docker.sock");
     if !wharf_testkit::Api::new(&socket).is_up() {
@@ -82,7 +73,7 @@ pub(crate) fn docker() -> Result<Option<Cli>> {
     Ok(Some(docker))
 }
 
-pub(crate) fn succeed(cli: &Cli, arguments: &[&str]) -> Result<()> {
+fn succeed(cli: &Cli, arguments: &[&str]) -> Result<()> {
     let output = cli.run(arguments);
     ensure!(output.code == 0, "`{}` ended with {}: {}", arguments.join(" "), output.code, output.stderr);
     Ok(())
@@ -90,10 +81,6 @@ pub(crate) fn succeed(cli: &Cli, arguments: &[&str]) -> Result<()> {
 
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
-}
-
-pub(crate) fn seconds(time: Duration) -> f64 {
-    time.as_secs_f64()
 }
 
 /// P1: the OCI runtime alone, `run` of a ready bundle. All runtimes run in the peers' root, where crun and runc live;
@@ -267,11 +254,6 @@ fn many(runs: Runs) -> Result<Vec<Measured>> {
 fn middle(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
-}
-
-/// The median of what was measured on the side, the warm-up included; none of nothing.
-pub(crate) fn middle_of(times: Vec<Duration>) -> Option<Duration> {
-    (!times.is_empty()).then(|| middle(times))
 }
 
 fn start_many(cli: &Cli) -> Result<Vec<String>> {

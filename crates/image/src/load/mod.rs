@@ -7,7 +7,7 @@
 mod archive;
 mod docker;
 mod legacy;
-pub(crate) mod oci;
+mod oci;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
