@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use wharf_image::Concurrency;
 pub use wharf_image::LayerStorage;
 
 /// Everything an engine is told at start.
@@ -23,6 +24,10 @@ pub struct EngineConfig {
     pub bridge: Option<String>,
     /// Subnet of the default bridge as `address/prefix`, instead of a chosen one.
     pub subnet: Option<String>,
+    /// How registries are reached.
+    pub registries: wharf_registry::Config,
+    /// How much is transferred at the same time.
+    pub transfers: Concurrency,
 }
 
 /// The default exec root: the engine there owns the plain names (`wharf0`, table `wharf`).
@@ -85,6 +90,8 @@ mod tests {
             debug: false,
             bridge: None,
             subnet: None,
+            registries: wharf_registry::Config::default(),
+            transfers: Concurrency::default(),
         };
         assert_eq!(at("/run/wharf").cgroup_parent(), "/wharf");
         assert_ne!(at("/tmp/a").instance(), at("/tmp/b").instance());

@@ -70,6 +70,12 @@ pub enum Error {
     /// The image store failed.
     #[error(transparent)]
     Image(#[from] wharf_image::Error),
+    /// A registry refused, failed or could not be reached.
+    #[error(transparent)]
+    Registry(#[from] wharf_registry::Error),
+    /// A registry refused a push, in its own words.
+    #[error("{0}")]
+    Refused(String),
     /// The network failed.
     #[error("failed to set up container networking: {0}")]
     Network(#[from] wharf_net::Error),
@@ -130,6 +136,7 @@ impl Error {
             Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::Deadline { .. } => ErrorKind::Deadline,
             Self::Image(error) => error.kind(),
+            Self::Registry(error) => error.kind(),
             Self::Network(error) => error.kind(),
             Self::Publish { error, .. } => error.kind(),
             Self::State(error) if error.is_full() => ErrorKind::Exhausted,
@@ -139,6 +146,7 @@ impl Error {
             | Self::State(_)
             | Self::File(_)
             | Self::Kernel(_)
+            | Self::Refused(_)
             | Self::System(_) => ErrorKind::System,
         }
     }

@@ -19,19 +19,7 @@ use crate::{Engine, Error, ImageView, Pruned, Result};
 const PIECE: usize = 256 * 1024;
 const PIECES: usize = 4;
 
-/// The image that every engine can make by itself.
-const BUILT_IN: &str = "hello-world";
-
 const KEYS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
-
-/// What `pull` came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PullOutcome {
-    /// It was made here.
-    Builtin(Digest),
-    /// It was here already.
-    UpToDate(Digest),
-}
 
 impl Engine {
     /// Images, newest first.
@@ -271,37 +259,6 @@ impl Engine {
         Ok(pruned)
     }
 
-    /// Gets an image: for now only the built-in one, from the program next to the engine.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] for every other that is not here.
-    pub async fn pull_image(&self, reference: &str) -> Result<PullOutcome> {
-        let wanted = Reference::parse_normalized(reference)
-            .map_err(|error| Error::Invalid(error.to_string()))?
-            .or_latest();
-        let is_built_in =
-            Reference::parse_normalized(BUILT_IN).is_ok_and(|built_in| built_in.or_latest() == wanted);
-        let engine = self.clone();
-        let outcome = blocking(move || {
-            if let Ok(image) = engine.inner.images.resolve(&wanted.familiar()) {
-                return Ok(PullOutcome::UpToDate(image.id));
-            }
-            if !is_built_in {
-                return Err(Error::NotFound(format!(
-                    "cannot pull {}: this version of Wharf has no registry client; use `load` or `import`",
-                    wanted.familiar()
-                )));
-            }
-            let program = engine.inner.config.libexec.join("wharf-hello");
-            Ok(PullOutcome::Builtin(engine.inner.images.builtin(&wanted, &program)?))
-        })
-        .await?;
-        if let PullOutcome::Builtin(id) = &outcome {
-            self.emit_image("pull", id.to_string(), BUILT_IN);
-        }
-        Ok(outcome)
-    }
-
     /// Containers made from an image, and whether each runs.
     pub(crate) fn image_users(&self, id: &Digest) -> Vec<wharf_image::User> {
         let containers = self.inner.containers.all();
@@ -327,7 +284,7 @@ impl Engine {
         }
     }
 
-    fn emit_image(&self, action: &str, id: String, name: &str) {
+    pub(crate) fn emit_image(&self, action: &str, id: String, name: &str) {
         self.inner.events.publish(Event {
             kind: "image",
             action: action.to_owned(),

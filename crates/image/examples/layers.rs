@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use wharf_image::{Images, LayerStorage, Limits};
+use wharf_image::{Images, LayerStorage, Options};
 use wharf_state::Database;
 
 fn main() {
@@ -20,7 +20,7 @@ fn main() {
     let dir = tempfile::tempdir_in(above).unwrap();
     let open = || {
         let db = Database::open(&dir.path().join("state.db")).unwrap();
-        Images::open_with(dir.path(), db, Limits::default(), storage).unwrap()
+        Images::open_with(dir.path(), db, Options { layers: storage, ..Options::default() }).unwrap()
     };
     let images = open();
     let timed = |what: &str, action: &mut dyn FnMut()| {

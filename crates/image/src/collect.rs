@@ -36,9 +36,9 @@ impl Leases {
 }
 
 /// Keeps all blobs until it is dropped.
-pub(crate) struct Lease<'a>(&'a Inner);
+pub(crate) struct Lease(Arc<Inner>);
 
-impl Drop for Lease<'_> {
+impl Drop for Lease {
     fn drop(&mut self) {
         let pending = {
             let mut state = self.0.leases.lock();
@@ -52,9 +52,9 @@ impl Drop for Lease<'_> {
 }
 
 impl Inner {
-    pub(crate) fn lease(&self) -> Lease<'_> {
+    pub(crate) fn lease(self: &Arc<Self>) -> Lease {
         self.leases.lock().held += 1;
-        Lease(self)
+        Lease(Arc::clone(self))
     }
 
     /// At start: brings files in line with rows.
@@ -164,7 +164,13 @@ impl Inner {
         for row in &names {
             let Some(image) = images.iter().find(|image| image.id == row.image) else { continue };
             named.insert(image.id);
-            let mut descriptor = Descriptor::new(&image.manifest_type, image.manifest, image.manifest_size);
+            let own = row
+                .manifest
+                .map(|manifest| self.db.read(|conn| records::manifest(conn, &image.id, &manifest)));
+            let mut descriptor = match own.transpose()?.flatten() {
+                Some(manifest) => Descriptor::new(&manifest.media_type, manifest.digest, manifest.size),
+                None => Descriptor::new(&image.manifest_type, image.manifest, image.manifest_size),
+            };
             descriptor.annotations = Some(Annotations::from([
                 (spec::ANNOTATION_REF_NAME.to_owned(), row.name.familiar()),
                 (spec::ANNOTATION_IMAGE_NAME.to_owned(), row.name.to_string()),

@@ -9,7 +9,7 @@ use wharf_model::{Digest, Reference};
 
 use crate::documents::{Documents, chain_ids};
 use crate::layer::{Format, Implied, UnpackedLayer, inherit};
-use crate::records::{self, ImageRow, LayerBlobRow, LayerRow};
+use crate::records::{self, ImageRow, LayerBlobRow, LayerRow, ManifestRow};
 use crate::stage::{StagedDirectory, StagedLayer, unpack_again};
 use crate::{Error, Inner, Loaded, Result};
 
@@ -18,6 +18,8 @@ pub(crate) struct NewImage {
     pub(crate) config: Vec<u8>,
     /// The manifest it came with, and its media type; one is made if there is none.
     pub(crate) manifest: Option<(Vec<u8>, String)>,
+    /// Documents that led to the manifest: kept with the image.
+    pub(crate) indexes: Vec<Vec<u8>>,
     /// Its layers, base first.
     pub(crate) layers: Vec<LayerSource>,
     pub(crate) names: Vec<Reference>,
@@ -50,6 +52,7 @@ struct PlannedLayer {
 
 struct PlannedImage {
     row: ImageRow,
+    manifest: ManifestRow,
     blobs: Vec<Digest>,
     names: Vec<Reference>,
     known: bool,
@@ -122,8 +125,18 @@ impl Plan<'_> {
         }
         let known = self.inner.db.read(|conn| records::image(conn, &id))?;
         let planned = self.images.iter().find(|planned| planned.row.id == id);
-        if let Some(row) = known.or_else(|| planned.map(|planned| planned.row.clone())) {
-            self.images.push(PlannedImage { row, blobs: Vec::new(), names: image.names, known: true });
+        let known = known.or_else(|| planned.map(|planned| planned.row.clone()));
+        if let Some(row) = &known
+            && let Some(manifest) = self.known_manifest(row, image.manifest.as_ref())?
+        {
+            let blobs = self.stage_documents(&image.indexes)?;
+            self.images.push(PlannedImage {
+                row: row.clone(),
+                manifest,
+                blobs,
+                names: image.names,
+                known: true,
+            });
             return Ok(());
         }
 
@@ -148,21 +161,56 @@ impl Plan<'_> {
             let config = Descriptor::new(spec::CONFIG, id, image.config.len() as u64);
             (spec::to_json(&Manifest::new(config, descriptors)), spec::MANIFEST.to_owned())
         });
-        for document in [&image.config, &manifest] {
-            let staged = self.inner.store.stage(document)?;
-            blobs.push(*staged.digest());
-            self.documents.push(staged);
-        }
-        let row = ImageRow {
+        blobs.extend(self.stage_documents(&[image.config, manifest.clone()])?);
+        blobs.extend(self.stage_documents(&image.indexes)?);
+        let manifest = ManifestRow {
+            digest: wharf_content::digest_of(&manifest),
+            media_type,
+            size: manifest.len() as u64,
+        };
+        let is_known = known.is_some();
+        let row = known.unwrap_or_else(|| ImageRow {
             id,
-            manifest: wharf_content::digest_of(&manifest),
-            manifest_type: media_type,
-            manifest_size: manifest.len() as u64,
+            manifest: manifest.digest,
+            manifest_type: manifest.media_type.clone(),
+            manifest_size: manifest.size,
             top: chains.last().copied(),
             size,
-        };
-        self.images.push(PlannedImage { row, blobs, names: image.names, known: false });
+        });
+        self.images.push(PlannedImage { row, manifest, blobs, names: image.names, known: is_known });
         Ok(())
+    }
+
+    /// The manifest that an image which is here already came with, if it is here too.
+    fn known_manifest(
+        &self,
+        row: &ImageRow,
+        wanted: Option<&(Vec<u8>, String)>,
+    ) -> Result<Option<ManifestRow>> {
+        let first = || ManifestRow {
+            digest: row.manifest,
+            media_type: row.manifest_type.clone(),
+            size: row.manifest_size,
+        };
+        let Some((bytes, _)) = wanted else { return Ok(Some(first())) };
+        let digest = wharf_content::digest_of(bytes);
+        let planned =
+            self.images.iter().find(|image| image.row.id == row.id && image.manifest.digest == digest);
+        match planned {
+            Some(planned) => Ok(Some(planned.manifest.clone())),
+            None => self.inner.db.read(|conn| records::manifest(conn, &row.id, &digest)),
+        }
+    }
+
+    /// Stages small documents and returns their digests.
+    fn stage_documents(&mut self, documents: &[Vec<u8>]) -> Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        for document in documents {
+            let staged = self.inner.store.stage(document)?;
+            digests.push(*staged.digest());
+            self.documents.push(staged);
+        }
+        Ok(digests)
     }
 
     fn blob_of(&mut self, source: &LayerSource) -> Result<LayerBlobRow> {
@@ -274,8 +322,10 @@ impl Plan<'_> {
                 if !image.known {
                     records::insert_image(tx, &image.row, &image.blobs)?;
                 }
+                records::insert_manifest(tx, &image.row.id, &image.manifest, &image.blobs)?;
+                let manifest = Some(&image.manifest.digest).filter(|own| **own != image.row.manifest);
                 for name in &image.names {
-                    let replaced = records::set_name(tx, name, &image.row.id)?;
+                    let replaced = records::set_name(tx, name, &image.row.id, manifest)?;
                     loaded.push(Loaded { reference: Some(name.clone()), id: image.row.id, replaced });
                 }
                 if image.names.is_empty() {

@@ -17,6 +17,9 @@ pub(crate) struct Documents {
     pub(crate) docker: DockerFields,
     pub(crate) created: Option<Timestamp>,
     pub(crate) diff_ids: Vec<Digest>,
+    pub(crate) os: String,
+    pub(crate) architecture: String,
+    pub(crate) variant: String,
 }
 
 /// The parts OCI does not have. Docker writes `null` for most things that are empty.
@@ -56,7 +59,15 @@ impl Documents {
             on_build: nested.as_ref().and_then(|config| config.on_build.clone()).unwrap_or_default(),
             shell: nested.and_then(|config| config.shell),
         };
-        Ok(Self { config, docker, created, diff_ids })
+        let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
+        let variant = config.variant().clone().unwrap_or_default();
+        Ok(Self { config, docker, created, diff_ids, os, architecture, variant })
+    }
+
+    /// `os/architecture[/variant]`.
+    pub(crate) fn platform(&self) -> String {
+        let variant = if self.variant.is_empty() { String::new() } else { format!("/{}", self.variant) };
+        format!("{}/{}{variant}", self.os, self.architecture)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use wharf_content as content;
 use wharf_linux::hostfs;
@@ -81,6 +82,26 @@ pub enum Error {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// No image for the platform in an index; Docker says it so.
+    #[error("no matching manifest for {0} in the manifest list entries")]
+    NoPlatform(String),
+    /// An image that cannot run here.
+    #[error("{0}")]
+    Unsupported(String),
+    /// No image of the name that is to be pushed; Docker says it so.
+    #[error("An image does not exist locally with the tag: {0}")]
+    NothingToPush(String),
+    /// A registry refused, failed or could not be reached.
+    #[error("{what}: {source}")]
+    Registry {
+        /// The image or layer.
+        what: String,
+        /// What the registry or the network said.
+        source: Box<wharf_registry::Error>,
+    },
+    /// What stopped a transfer that several wait for.
+    #[error(transparent)]
+    Shared(#[from] Arc<Error>),
     /// The state database failed.
     #[error(transparent)]
     State(#[from] wharf_state::Error),
@@ -95,9 +116,13 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound(_) | Self::NoReference | Self::NoSnapshot(_) => ErrorKind::NotFound,
+            Self::NoPlatform(_) | Self::NothingToPush(_) => ErrorKind::NotFound,
+            Self::Registry { source, .. } => source.kind(),
+            Self::Shared(error) => error.kind(),
             Self::SnapshotExists(_) | Self::Conflict(_) => ErrorKind::Conflict,
             Self::Reference(_)
             | Self::Invalid(_)
+            | Self::Unsupported(_)
             | Self::Archive { .. }
             | Self::Mismatch { .. }
             | Self::Limit { .. } => ErrorKind::InvalidParameter,
@@ -114,6 +139,7 @@ impl Error {
         match self {
             Self::Full { .. } => true,
             Self::State(error) => error.is_full(),
+            Self::Shared(error) => error.is_full(),
             _ => false,
         }
     }

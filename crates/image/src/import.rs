@@ -142,6 +142,7 @@ impl Images {
         let image = NewImage {
             config: wharf_content::spec::to_json(document),
             manifest: None,
+            indexes: Vec::new(),
             layers: vec![LayerSource::Staged(0)],
             names,
             what: "imported image".to_owned(),
@@ -152,14 +153,14 @@ impl Images {
     }
 }
 
-struct Platform {
-    os: String,
-    architecture: String,
-    variant: String,
+pub(crate) struct Platform {
+    pub(crate) os: String,
+    pub(crate) architecture: String,
+    pub(crate) variant: String,
 }
 
 /// `os[/architecture[/variant]]`, or the host's.
-fn parse_platform(text: Option<&str>) -> Result<Platform> {
+pub(crate) fn parse_platform(text: Option<&str>) -> Result<Platform> {
     let host = host_architecture();
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(Platform {

@@ -1,4 +1,4 @@
-//! Image names, load, save, import, layers and snapshots, and the one collector.
+//! Image names, pull, push, load, save, import, layers and snapshots, and the one collector.
 //!
 //! Layout beneath the data root:
 //! ```text
@@ -40,9 +40,11 @@ mod remove;
 mod save;
 mod snapshots;
 mod stage;
-pub use wharf_archive::tar;
+mod transfer;
 mod types;
 mod unpack;
+
+pub use wharf_archive::tar;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -58,13 +60,26 @@ use collect::{Leases, Trash};
 use documents::Documents;
 use layer::Format;
 use stage::StagedDirectory;
+use transfer::Transfers;
 
 pub use error::{Error, Result};
 pub use limits::Limits;
+pub use transfer::{Concurrency, LayerState, Progress, PullRequest, Pulled, PushRequest, Pushed, Transfer};
 pub use types::{
     DockerFields, Healthcheck, HistoryEntry, Image, ImportOptions, LayerStorage, LoadProgress, Loaded,
     Pruned, Removed, SnapshotMounts, User,
 };
+
+/// How a store is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What foreign archives may cost.
+    pub limits: Limits,
+    /// How layers are kept.
+    pub layers: LayerStorage,
+    /// How much is transferred at once.
+    pub transfers: Concurrency,
+}
 
 /// The images, layers and snapshots of one data root; clones share them.
 #[derive(Clone, Debug)]
@@ -87,6 +102,7 @@ struct Inner {
     documents: Mutex<HashMap<Digest, Arc<Documents>>>,
     leases: Leases,
     trash: Trash,
+    transfers: Transfers,
 }
 
 impl Images {
@@ -95,14 +111,14 @@ impl Images {
     /// # Errors
     /// [`Error::Store`] or [`Error::State`] when the data root or the database cannot be used.
     pub fn open(root: &Path, db: Database) -> Result<Self> {
-        Self::open_with(root, db, Limits::default(), LayerStorage::default())
+        Self::open_with(root, db, Options::default())
     }
 
-    /// Like [`Images::open`], with limits of one's own for foreign archives and a say in how layers are kept.
+    /// Like [`Images::open`], with a say in limits, in how layers are kept and in how much is transferred at once.
     ///
     /// # Errors
     /// As [`Images::open`].
-    pub fn open_with(root: &Path, db: Database, limits: Limits, storage: LayerStorage) -> Result<Self> {
+    pub fn open_with(root: &Path, db: Database, options: Options) -> Result<Self> {
         records::migrate(&db)?;
         let snapshots = root.join("snapshots");
         let trash = snapshots.join(".trash");
@@ -112,8 +128,8 @@ impl Images {
             snapshots,
             store,
             db,
-            limits,
-            layer_format: match storage {
+            limits: options.limits,
+            layer_format: match options.layers {
                 LayerStorage::Automatic => OnceLock::new(),
                 LayerStorage::Directories => OnceLock::from(Format::Directory),
             },
@@ -122,6 +138,7 @@ impl Images {
             documents: Mutex::default(),
             leases: Leases::default(),
             trash: Trash::new(trash),
+            transfers: Transfers::new(options.transfers),
         };
         inner.sweep()?;
         Ok(Self { inner: Arc::new(inner) })

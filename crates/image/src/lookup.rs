@@ -21,7 +21,11 @@ impl Images {
         let _commit = self.inner.commit_lock();
         let before = self.inner.db.write(|tx| {
             let image = find(tx, source)?;
-            records::set_name(tx, &target, &image.id)
+            // A copy of a name means the same manifest.
+            let named = Reference::parse_normalized(source).ok().map(Reference::or_latest);
+            let named = named.map(|name| records::name(tx, &name)).transpose()?.flatten();
+            let manifest = named.filter(|row| row.image == image.id).and_then(|row| row.manifest);
+            records::set_name(tx, &target, &image.id, manifest.as_ref())
         })?;
         self.inner.write_index()?;
         Ok(before)

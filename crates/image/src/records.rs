@@ -2,6 +2,10 @@
 //!
 //! Reachability is decided here and nowhere else: a layer is needed while an image or a snapshot stands on it or on a
 //! layer above it, a blob while an image lists it. Rows go first, bytes later.
+//!
+//! One image may have come with several manifests (the same layers, compressed otherwise): `manifests` has all of
+//! them, `images.manifest` the first, and `names.manifest` the one a name was given with, which is the one that is
+//! pushed under that name.
 
 use jiff::Timestamp;
 use wharf_model::{Digest, Reference};
@@ -59,6 +63,17 @@ const STEPS: &[&str] = &[
     "
     ALTER TABLE layers ADD COLUMN format TEXT NOT NULL DEFAULT 'directory';
 ",
+    "
+    CREATE TABLE manifests (
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        digest TEXT NOT NULL,
+        media_type TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        PRIMARY KEY (image, digest)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO manifests SELECT id, manifest, manifest_type, manifest_size FROM images;
+    ALTER TABLE names ADD COLUMN manifest TEXT;
+",
 ];
 
 /// An image without its documents.
@@ -69,6 +84,14 @@ pub(crate) struct ImageRow {
     pub(crate) manifest_type: String,
     pub(crate) manifest_size: u64,
     pub(crate) top: Option<Digest>,
+    pub(crate) size: u64,
+}
+
+/// A manifest that describes an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ManifestRow {
+    pub(crate) digest: Digest,
+    pub(crate) media_type: String,
     pub(crate) size: u64,
 }
 
@@ -100,6 +123,8 @@ pub(crate) struct NameRow {
     pub(crate) name: Reference,
     pub(crate) image: Digest,
     pub(crate) tagged: Option<Timestamp>,
+    /// The manifest it was given with, if that is another than the image's first.
+    pub(crate) manifest: Option<Digest>,
 }
 
 /// A container's writable directory.
@@ -200,13 +225,45 @@ pub(crate) fn insert_image(tx: &Transaction<'_>, image: &ImageRow, blobs: &[Dige
             signed(image.size),
         ),
     )?;
+    let manifest = ManifestRow {
+        digest: image.manifest,
+        media_type: image.manifest_type.clone(),
+        size: image.manifest_size,
+    };
+    insert_manifest(tx, &image.id, &manifest, blobs)
+}
+
+/// Adds a manifest to an image, and the blobs it needs.
+pub(crate) fn insert_manifest(
+    tx: &Transaction<'_>,
+    image: &Digest,
+    manifest: &ManifestRow,
+    blobs: &[Digest],
+) -> Result<()> {
+    tx.execute(
+        "INSERT OR IGNORE INTO manifests (image, digest, media_type, size) VALUES (?1, ?2, ?3, ?4)",
+        (image.to_string(), manifest.digest.to_string(), &manifest.media_type, signed(manifest.size)),
+    )?;
     for blob in blobs {
         tx.execute(
             "INSERT OR IGNORE INTO image_blobs (image, digest) VALUES (?1, ?2)",
-            (image.id.to_string(), blob.to_string()),
+            (image.to_string(), blob.to_string()),
         )?;
     }
     Ok(())
+}
+
+/// One of an image's manifests.
+pub(crate) fn manifest(conn: &Connection, image: &Digest, manifest: &Digest) -> Result<Option<ManifestRow>> {
+    let sql = "SELECT digest, media_type, size FROM manifests WHERE image = ?1 AND digest = ?2";
+    let found = collect(conn, sql, [image.to_string(), manifest.to_string()], |row| {
+        Ok(ManifestRow {
+            digest: digest(&row.get::<_, String>(0)?)?,
+            media_type: row.get(1)?,
+            size: unsigned(row.get(2)?),
+        })
+    })?;
+    Ok(found.into_iter().next())
 }
 
 pub(crate) fn delete_image(tx: &Transaction<'_>, id: &Digest) -> Result<()> {
@@ -318,15 +375,16 @@ fn name_row(row: &Row<'_>) -> Result<NameRow> {
         name,
         image: digest(&row.get::<_, String>(1)?)?,
         tagged: Timestamp::from_nanosecond(row.get::<_, i64>(2)?.into()).ok(),
+        manifest: optional_digest(row.get(3)?)?,
     })
 }
 
 pub(crate) fn names(conn: &Connection) -> Result<Vec<NameRow>> {
-    collect(conn, "SELECT name, image, tagged FROM names ORDER BY name", [], name_row)
+    collect(conn, "SELECT name, image, tagged, manifest FROM names ORDER BY name", [], name_row)
 }
 
 pub(crate) fn names_of(conn: &Connection, image: &Digest) -> Result<Vec<NameRow>> {
-    let sql = "SELECT name, image, tagged FROM names WHERE image = ?1 ORDER BY name";
+    let sql = "SELECT name, image, tagged, manifest FROM names WHERE image = ?1 ORDER BY name";
     collect(conn, sql, [image.to_string()], name_row)
 }
 
@@ -337,18 +395,41 @@ pub(crate) fn target(conn: &Connection, name: &Reference) -> Result<Option<Diges
     optional_digest(found)
 }
 
-/// Points a name at an image; returns the one it pointed at before, if that was another.
-pub(crate) fn set_name(tx: &Transaction<'_>, name: &Reference, image: &Digest) -> Result<Option<Digest>> {
+/// The row of a full name.
+pub(crate) fn name(conn: &Connection, name: &Reference) -> Result<Option<NameRow>> {
+    let sql = "SELECT name, image, tagged, manifest FROM names WHERE name = ?1";
+    Ok(collect(conn, sql, [name.to_string()], name_row)?.into_iter().next())
+}
+
+/// Points a name at an image and one of its manifests; returns the image it pointed at before, if that was another.
+pub(crate) fn set_name(
+    tx: &Transaction<'_>,
+    name: &Reference,
+    image: &Digest,
+    manifest: Option<&Digest>,
+) -> Result<Option<Digest>> {
+    let manifest = manifest.map(Digest::to_string);
     let before = target(tx, name)?;
     if before == Some(*image) {
+        tx.execute("UPDATE names SET manifest = ?2 WHERE name = ?1", (name.to_string(), manifest))?;
         return Ok(None);
     }
     let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
     tx.execute(
-        "INSERT OR REPLACE INTO names (name, image, tagged) VALUES (?1, ?2, ?3)",
-        (name.to_string(), image.to_string(), now),
+        "INSERT OR REPLACE INTO names (name, image, tagged, manifest) VALUES (?1, ?2, ?3, ?4)",
+        (name.to_string(), image.to_string(), now, manifest),
     )?;
     Ok(before)
+}
+
+/// A repository of the registry `domain` that is known to hold a blob, because an image with the blob was pulled from
+/// it or pushed to it.
+pub(crate) fn holder_of(conn: &Connection, blob: &Digest, domain: &str) -> Result<Option<Reference>> {
+    let sql =
+        "SELECT n.name, n.image, n.tagged, n.manifest FROM image_blobs b JOIN names n ON n.image = b.image
+               WHERE b.digest = ?1 AND n.name LIKE '%@%' ORDER BY n.tagged DESC";
+    let rows = collect(conn, sql, [blob.to_string()], name_row)?;
+    Ok(rows.into_iter().map(|row| row.name).find(|name| name.domain() == domain))
 }
 
 pub(crate) fn delete_name(tx: &Transaction<'_>, name: &Reference) -> Result<()> {

@@ -21,6 +21,7 @@ mod credential;
 mod error;
 mod proxy;
 mod repository;
+mod small;
 pub mod spec;
 
 pub use client::{Client, Login};

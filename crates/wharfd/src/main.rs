@@ -175,6 +175,12 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig> {
         debug: settings.debug,
         bridge: settings.bridge.clone(),
         subnet: settings.bip.clone(),
+        registries: wharf_registry::Config {
+            insecure: settings.insecure_registries.clone(),
+            mirrors: settings.registry_mirrors.clone(),
+            ..wharf_registry::Config::default()
+        },
+        transfers: settings.transfers,
     })
 }
 

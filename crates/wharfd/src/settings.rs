@@ -10,6 +10,7 @@ use clap::{ArgAction, Parser};
 use serde::Deserialize;
 use tracing::Level;
 use wharf_engine::LayerStorage;
+use wharf_image::Concurrency;
 
 const DATA_ROOT: &str = "/var/lib/wharf";
 const EXEC_ROOT: &str = "/run/wharf";
@@ -71,6 +72,20 @@ struct Given {
     /// How layers are kept: `overlay2` as directories, `erofs` as files where the kernel can mount them (default)
     #[arg(long, short = 's', value_name = "overlay2|erofs")]
     storage_driver: Option<String>,
+    /// Registry that may be reached without TLS or with a certificate nobody vouches for; may be repeated
+    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]|CIDR")]
+    #[serde(rename = "insecure-registries")]
+    insecure_registry: Option<Vec<String>>,
+    /// Where to look for images of docker.io first; may be repeated
+    #[arg(long = "registry-mirror", value_name = "URL")]
+    #[serde(rename = "registry-mirrors")]
+    registry_mirror: Option<Vec<String>>,
+    /// Layers that are downloaded at the same time (default 3)
+    #[arg(long, value_name = "NUMBER")]
+    max_concurrent_downloads: Option<usize>,
+    /// Layers that are uploaded at the same time (default 5)
+    #[arg(long, value_name = "NUMBER")]
+    max_concurrent_uploads: Option<usize>,
 }
 
 /// What the daemon goes by.
@@ -87,6 +102,9 @@ pub(crate) struct Settings {
     pub(crate) log_level: Level,
     pub(crate) live_restore: bool,
     pub(crate) layers: LayerStorage,
+    pub(crate) insecure_registries: Vec<String>,
+    pub(crate) registry_mirrors: Vec<String>,
+    pub(crate) transfers: Concurrency,
 }
 
 impl Settings {
@@ -103,6 +121,11 @@ impl Settings {
     fn merge(flags: Given, file: Given) -> Result<Self> {
         let debug = once("debug", flags.debug, file.debug)?.unwrap_or_default();
         let level = once("log-level", flags.log_level, file.log_level)?;
+        let defaults = Concurrency::default();
+        let downloads =
+            once("max-concurrent-downloads", flags.max_concurrent_downloads, file.max_concurrent_downloads)?;
+        let uploads =
+            once("max-concurrent-uploads", flags.max_concurrent_uploads, file.max_concurrent_uploads)?;
         let settings = Self {
             data_root: once("data-root", flags.data_root, file.data_root)?
                 .unwrap_or_else(|| DATA_ROOT.into()),
@@ -120,6 +143,18 @@ impl Settings {
                 None | Some("erofs") => LayerStorage::Automatic,
                 Some("overlay2") => LayerStorage::Directories,
                 Some(other) => bail!("storage-driver must be overlay2 or erofs, not {other:?}"),
+            },
+            insecure_registries: once(
+                "insecure-registries",
+                flags.insecure_registry,
+                file.insecure_registry,
+            )?
+            .unwrap_or_default(),
+            registry_mirrors: once("registry-mirrors", flags.registry_mirror, file.registry_mirror)?
+                .unwrap_or_default(),
+            transfers: Concurrency {
+                downloads: downloads.unwrap_or(defaults.downloads),
+                uploads: uploads.unwrap_or(defaults.uploads),
             },
         };
         for (key, path) in [("data-root", &settings.data_root), ("exec-root", &settings.exec_root)] {

@@ -1,9 +1,12 @@
-//! The budgets P1 to P5, side by side with the peers in one run on one machine.
+//! The budgets, side by side with the peers in one run on one machine.
 //!
 //! An absolute time proves nothing on a shared machine. So every row alternates between the programs it compares, drops
 //! the warm-up, and reports medians and the ratio of medians. `docs/benchmarks.md` keeps the last table.
 
+mod http;
+mod large;
 mod memory;
+mod registry;
 mod report;
 mod rows;
 mod timing;
@@ -53,7 +56,7 @@ impl Wanted {
                     wanted.runs = Runs::new(runs);
                 }
                 row if rows::ALL.iter().any(|(name, _)| *name == row) => wanted.rows.push(row.to_owned()),
-                other => bail!("unknown row `{other}`; there are P1 to P5"),
+                other => bail!("unknown row `{other}`; there are P1 to P7 and P12"),
             }
         }
         ensure!(!wanted.write || wanted.runs.count() >= 10, "a table worth keeping has at least 10 runs");

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use wharf_testkit::{Cli, Engine, binary, docker_cli, image, workspace_root};
 
 use super::memory::pss;
+use super::registry;
 use super::report::Measured;
 use super::timing::{Runs, Task, interleave, timed};
 
@@ -16,11 +17,19 @@ use super::timing::{Runs, Task, interleave, timed};
 pub(crate) type Row = fn(Runs) -> Result<Vec<Measured>>;
 
 /// All rows by name.
-pub(crate) const ALL: &[(&str, Row)] =
-    &[("P1", oci), ("P2", run_rm), ("P3", exec), ("P4", many), ("P5", memory)];
+pub(crate) const ALL: &[(&str, Row)] = &[
+    ("P1", oci),
+    ("P2", run_rm),
+    ("P3", exec),
+    ("P4", many),
+    ("P5", memory),
+    ("P6", registry::pull),
+    ("P7", registry::push),
+    ("P12", registry::serve),
+];
 
 /// Where the peers are, when they are installed.
-fn peers() -> Option<PathBuf> {
+pub(crate) fn peers() -> Option<PathBuf> {
     let root = PathBuf::from(std::env::var("PEERS").unwrap_or_else(|_| "/opt/peers".to_owned()));
     let found = root.join("usr/sbin/dockerd").is_file() && script().is_file();
     if !found {
@@ -29,7 +38,7 @@ fn peers() -> Option<PathBuf> {
     found.then_some(root)
 }
 
-fn script() -> PathBuf {
+pub(crate) fn script() -> PathBuf {
     workspace_root().join("../shared/peers")
 }
 
@@ -59,7 +68,7 @@ impl Engines {
 }
 
 /// The real Docker with the image loaded, where it is installed.
-fn docker() -> Result<Option<Cli>> {
+pub(crate) fn docker() -> Result<Option<Cli>> {
     let (Some(root), Some(program)) = (peers(), docker_cli()) else { return Ok(None) };
     let socket = root.join("run/docker.sock");
     if !wharf_testkit::Api::new(&socket).is_up() {
@@ -73,7 +82,7 @@ fn docker() -> Result<Option<Cli>> {
     Ok(Some(docker))
 }
 
-fn succeed(cli: &Cli, arguments: &[&str]) -> Result<()> {
+pub(crate) fn succeed(cli: &Cli, arguments: &[&str]) -> Result<()> {
     let output = cli.run(arguments);
     ensure!(output.code == 0, "`{}` ended with {}: {}", arguments.join(" "), output.code, output.stderr);
     Ok(())
@@ -81,6 +90,10 @@ fn succeed(cli: &Cli, arguments: &[&str]) -> Result<()> {
 
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
+}
+
+pub(crate) fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
 }
 
 /// P1: the OCI runtime alone, `run` of a ready bundle. All runtimes run in the peers' root, where crun and runc live;
@@ -254,6 +267,11 @@ fn many(runs: Runs) -> Result<Vec<Measured>> {
 fn middle(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
+}
+
+/// The median of what was measured on the side, the warm-up included; none of nothing.
+pub(crate) fn middle_of(times: Vec<Duration>) -> Option<Duration> {
+    (!times.is_empty()).then(|| middle(times))
 }
 
 fn start_many(cli: &Cli) -> Result<Vec<String>> {

@@ -41,9 +41,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use wharf_image::{Images, Limits};
+use wharf_image::Images;
 use wharf_model::{ContainerId, Event};
 use wharf_net::{Network, NetworkConfig};
+use wharf_registry::Client;
 use wharf_shim::spool::Position;
 use wharf_state::Database;
 
@@ -75,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) opened: Timestamp,
     pub(crate) db: Database,
     pub(crate) images: Images,
+    /// The way to registries.
+    pub(crate) registries: Client,
     pub(crate) network: Network,
     pub(crate) events: Bus,
     pub(crate) containers: Table,
@@ -178,7 +181,10 @@ impl Engine {
         hostfs::create_dir_all(&config.run_dir(), 0o700)?;
         let db = Database::open(&config.data_root.join("state.db"))?;
         db.migrate("engine", record::STEPS)?;
-        let images = Images::open_with(&config.data_root, db.clone(), Limits::default(), config.layers)?;
+        let options =
+            wharf_image::Options { layers: config.layers, transfers: config.transfers, ..Default::default() };
+        let images = Images::open_with(&config.data_root, db.clone(), options)?;
+        let registries = Client::new(config.registries.clone())?;
         let subnet = match &config.subnet {
             Some(text) => Some(text.parse().map_err(|_| {
                 Error::Invalid(format!(
@@ -208,6 +214,7 @@ impl Engine {
                 opened: Timestamp::now(),
                 db,
                 images,
+                registries,
                 network,
                 events: Bus::new(),
                 containers: Table::default(),

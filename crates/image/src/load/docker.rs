@@ -42,7 +42,14 @@ pub(super) fn images(archive: &mut Archive) -> Result<Vec<NewImage>> {
             manifest.layers.iter().copied().eq(blobs)
         });
         let manifest = manifest.map(|manifest| (manifest.bytes, manifest.media_type));
-        images.push(NewImage { config, manifest, layers, names, what: format!("image {}", id.short()) });
+        images.push(NewImage {
+            config,
+            manifest,
+            indexes: Vec::new(),
+            layers,
+            names,
+            what: format!("image {}", id.short()),
+        });
     }
     Ok(images)
 }

@@ -132,5 +132,12 @@ fn image(archive: &mut Archive, top: &str, names: Vec<Reference>) -> Result<NewI
     };
     let config = spec::to_json(&config);
     let layers = steps.into_iter().map(|(_, layer)| layer).collect();
-    Ok(NewImage { config, manifest: None, layers, names, what: format!("image {top:?}") })
+    Ok(NewImage {
+        config,
+        manifest: None,
+        indexes: Vec::new(),
+        layers,
+        names,
+        what: format!("image {top:?}"),
+    })
 }

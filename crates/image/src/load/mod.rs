@@ -7,7 +7,7 @@
 mod archive;
 mod docker;
 mod legacy;
-mod oci;
+pub(crate) mod oci;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};

@@ -14,7 +14,6 @@ const MAX_DEPTH: usize = 4;
 /// Manifests of one archive.
 const MAX_MANIFESTS: usize = 10_000;
 
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// Marks a manifest that says something about another one and is no image.
 const ATTESTATION: &str = "vnd.docker.reference.type";
 
@@ -67,15 +66,20 @@ fn index(archive: &mut Archive) -> Result<Index> {
     Ok(index)
 }
 
-fn is_index(media_type: &str) -> bool {
+pub(crate) fn is_index(media_type: &str) -> bool {
     media_type == spec::INDEX || media_type == spec::DOCKER_INDEX
 }
 
-fn is_manifest(media_type: &str) -> bool {
+pub(crate) fn is_manifest(media_type: &str) -> bool {
     media_type == spec::MANIFEST || media_type == spec::DOCKER_MANIFEST
 }
 
-fn is_image(descriptor: &Descriptor) -> bool {
+/// Whether a manifest with such a config is a container image.
+pub(crate) fn is_image_config(media_type: &str) -> bool {
+    media_type == spec::CONFIG || media_type == spec::DOCKER_CONFIG
+}
+
+pub(crate) fn is_image(descriptor: &Descriptor) -> bool {
     descriptor.annotation(ATTESTATION).is_none()
         && (is_index(&descriptor.media_type) || is_manifest(&descriptor.media_type))
 }
@@ -122,7 +126,7 @@ fn image(archive: &mut Archive, descriptor: &Descriptor, names: Vec<Reference>) 
     check_size(descriptor, bytes.len(), &what)?;
     let manifest = Manifest::parse(&bytes, &descriptor.media_type)
         .map_err(|error| Error::archive(what.clone(), error.to_string()))?;
-    if manifest.config.media_type != spec::CONFIG && manifest.config.media_type != DOCKER_CONFIG {
+    if !is_image_config(&manifest.config.media_type) {
         let reason = format!("it is no image: its config has the type {:?}", manifest.config.media_type);
         return Err(Error::archive(what, reason));
     }
@@ -139,7 +143,8 @@ fn image(archive: &mut Archive, descriptor: &Descriptor, names: Vec<Reference>) 
         }
         layers.push(source);
     }
-    Ok(NewImage { config, manifest: Some((bytes, descriptor.media_type.clone())), layers, names, what })
+    let manifest = Some((bytes, descriptor.media_type.clone()));
+    Ok(NewImage { config, manifest, indexes: Vec::new(), layers, names, what })
 }
 
 fn check_size(descriptor: &Descriptor, found: usize, what: &str) -> Result<()> {

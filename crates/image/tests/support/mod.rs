@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use wharf_image::{Error, Images, ImportOptions, LayerStorage, Limits, Loaded};
+use wharf_image::{Error, Images, ImportOptions, LayerStorage, Limits, Loaded, Options};
 use wharf_model::Digest;
 use wharf_state::Database;
 
@@ -370,7 +370,7 @@ fn scratch_directory() -> tempfile::TempDir {
 pub fn open(root: &Path, limits: Limits, storage: LayerStorage) -> Images {
     fs::create_dir_all(root).unwrap();
     let db = Database::open(&root.join("state.db")).unwrap();
-    Images::open_with(root, db, limits, storage).unwrap()
+    Images::open_with(root, db, Options { limits, layers: storage, ..Options::default() }).unwrap()
 }
 
 fn make_canary(path: &Path) {

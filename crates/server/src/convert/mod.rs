@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod mount;
 pub(crate) mod network;
+pub(crate) mod progress;
 pub(crate) mod stats;
 pub(crate) mod summary;
 pub(crate) mod system;

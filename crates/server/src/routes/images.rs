@@ -9,16 +9,17 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::AsyncRead;
 use tokio_util::io::{ReaderStream, StreamReader};
 use wharf_api::models::{ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse};
 use wharf_api::version::ApiVersion;
-use wharf_engine::{Engine, PullOutcome};
+use wharf_engine::Engine;
 use wharf_image::ImportOptions;
 use wharf_model::Reference;
 
+use super::registry;
 use crate::convert::{filled, image, size};
 use crate::error::{Failure, Result};
 use crate::request::{Query, Version};
@@ -57,12 +58,11 @@ async fn post_to_one(
     State(engine): State<Engine>,
     Path(rest): Path<String>,
     query: Query,
+    headers: HeaderMap,
 ) -> Result<Response> {
     match split(&rest) {
         Some((name, "tag")) => tag(&engine, name, &query).await,
-        Some((_, "push")) => Err(Failure::not_implemented(
-            "pushing images is not implemented yet: use `save` and copy the archive",
-        )),
+        Some((name, "push")) => registry::push(&engine, name, query.text("tag"), &headers).await,
         _ => Err(Failure::no_route()),
     }
 }
@@ -149,7 +149,10 @@ async fn load(State(engine): State<Engine>, request: Request) -> Result<Response
 /// `POST /images/create`: import from a body, or pull.
 async fn create(State(engine): State<Engine>, query: Query, request: Request) -> Result<Response> {
     match (query.text("fromImage"), query.text("fromSrc")) {
-        (Some(image), _) => pull(&engine, image, query.text("tag")).await,
+        (Some(image), _) => {
+            let reference = named(image, query.text("tag"))?;
+            registry::pull(&engine, reference, query.text("platform"), request.headers()).await
+        }
         (None, Some("-")) => import(&engine, &query, request).await,
         (None, Some(_)) => Err(Failure::not_implemented(
             "importing from a URL is not implemented yet: fetch it and import from standard input",
@@ -168,21 +171,6 @@ async fn import(engine: &Engine, query: &Query, request: Request) -> Result<Resp
     };
     let id = engine.import_image(archive(request), options).await?;
     Ok(json_lines(&[json!({"status": id.to_string()})]))
-}
-
-async fn pull(engine: &Engine, image: &str, tag: Option<&str>) -> Result<Response> {
-    let reference = named(image, tag)?.or_latest();
-    let name = reference.familiar();
-    let outcome = engine.pull_image(&name).await?;
-    let (digest, status) = match outcome {
-        PullOutcome::Builtin(digest) => (digest, "Downloaded newer image for"),
-        PullOutcome::UpToDate(digest) => (digest, "Image is up to date for"),
-    };
-    Ok(json_lines(&[
-        json!({"status": format!("Pulling from {}", reference.path()), "id": reference.tag().unwrap_or_default()}),
-        json!({"status": format!("Digest: {digest}")}),
-        json!({"status": format!("Status: {status} {name}")}),
-    ]))
 }
 
 /// `repository` and `tag` of a query, where the tag may be a digest.

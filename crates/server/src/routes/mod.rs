@@ -6,6 +6,7 @@ mod exec;
 mod images;
 mod networks;
 mod refused;
+mod registry;
 mod streams;
 mod system;
 mod volumes;
@@ -26,6 +27,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .merge(networks::routes())
         .merge(events::routes())
         .merge(system::routes())
+        .merge(registry::routes())
         .merge(refused::routes())
         .fallback(async || Failure::no_route())
         .method_not_allowed_fallback(async || Failure::no_route())

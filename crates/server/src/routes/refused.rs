@@ -22,8 +22,6 @@ const NOT_IMPLEMENTED: &[(&str, &str)] = &[
     ("/containers/{name}/export", "exporting containers"),
     ("/containers/{name}/update", "updating containers"),
     ("/images/search", "searching registries"),
-    ("/distribution/{*name}", "asking registries"),
-    ("/auth", "logging in to registries"),
     ("/plugins/create", "plugins"),
     ("/plugins/privileges", "plugins"),
     ("/plugins/pull", "plugins"),
