@@ -209,8 +209,8 @@ async fn dispatch(args: Vec<OsString>) -> Result {
             )),
             Some(word) => Err(Failure::message(format!(
                 "wharf: unknown command: {spelled} {word}\n\nUsage:  {spelled}{}\n\nRun '{spelled} --help' for more information",
-                // Docker's usage line of this group alone says more.
-                if group == "volume" { " COMMAND" } else { "" }
+                // Docker's usage lines of these groups alone say more.
+                if ["manifest", "volume"].contains(&group) { " COMMAND" } else { "" }
             ))),
         },
         Lookup::Unknown(word) => Err(Failure::message(format!(

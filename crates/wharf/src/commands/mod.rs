@@ -16,6 +16,7 @@ pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod logs;
+pub(crate) mod manifest;
 pub(crate) mod network;
 pub(crate) mod pause;
 pub(crate) mod port;
@@ -54,6 +55,7 @@ use crate::{
 pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("container", "Manage containers"),
     ("image", "Manage images"),
+    ("manifest", "Manage lists of manifests in registries"),
     ("network", "Manage networks"),
     ("system", "Manage the engine"),
     ("volume", "Manage volumes"),
@@ -92,6 +94,11 @@ pub(crate) const VERBS: &[Entry] = &[
     Entry::of::<rmi::Rmi>(&["image rm", "image remove", "rmi"]),
     Entry::of::<save::Save>(&["image save", "save"]),
     Entry::of::<tag::Tag>(&["image tag", "tag"]),
+    Entry::of::<manifest::Annotate>(&["manifest annotate"]),
+    Entry::of::<manifest::Create>(&["manifest create"]),
+    Entry::of::<manifest::Inspect>(&["manifest inspect"]),
+    Entry::of::<manifest::Push>(&["manifest push"]),
+    Entry::of::<manifest::Rm>(&["manifest rm"]),
     Entry::of::<inspect::InspectNetwork>(&["network inspect"]),
     Entry::of::<network::Ls>(&["network ls", "network list"]),
     Entry::of::<df::Df>(&["system df"]),
