@@ -193,3 +193,54 @@ fn a_closed_pipe_ends_quietly() {
     let result: support::Run = child.wait_with_output().unwrap().into();
     assert_eq!((result.code, result.stderr.as_str()), (141, ""));
 }
+
+/// An engine whose check of its store says these lines.
+fn checked(name: &str, lines: &'static str) -> FakeEngine {
+    FakeEngine::start(name, move |request| match request.path.as_str() {
+        "/wharf/check" => Reply::Json(200, lines.to_owned()),
+        _ => Reply::Json(404, r#"{"message":"page not found"}"#.into()),
+    })
+}
+
+const WHOLE: &str = r#"{"status":"Checking","id":"blobs","progressDetail":{"current":1,"total":2}}
+    {"aux":{"Summary":{"Blobs":2,"Layers":1,"Images":1,"Bytes":1500}}}"#;
+
+#[test]
+fn a_whole_store_is_confirmed() {
+    let engine = checked("whole", WHOLE);
+    let result = run(engine.wharf().args(["system", "check"]));
+    assert_eq!((result.code, result.stderr.as_str()), (0, ""));
+    assert_eq!(result.stdout, "Checked 1 image, 1 layer and 2 blobs, 1.5kB: 0 damaged, 0 repaired\n");
+    assert_eq!(engine.requests(), ["POST /wharf/check"]);
+    let quiet = run(engine.wharf().args(["system", "check", "-q"]));
+    assert_eq!((quiet.code, quiet.stdout.as_str()), (0, ""));
+}
+
+#[test]
+fn damage_is_told_and_fails() {
+    let engine = checked(
+        "damage",
+        r#"{"aux":{"Finding":{"Kind":"blob","Id":"sha256:ab","Reason":"it is sha256:cd","Images":["a:1","b:1"]}}}
+        {"aux":{"Finding":{"Kind":"layer","Id":"sha256:ef","Reason":"etc/passwd is missing","Repaired":true}}}
+        {"aux":{"SomethingNew":{}}}
+        {"aux":{"Summary":{"Blobs":2,"Layers":1,"Images":2,"Bytes":0}}}"#,
+    );
+    let result = run(engine.wharf().args(["system", "check", "--repair"]));
+    assert_eq!(result.code, 1);
+    assert_eq!(
+        result.stdout,
+        "blob sha256:ab damaged: it is sha256:cd (of a:1, b:1)\nlayer sha256:ef repaired: etc/passwd is missing\n\
+         Checked 2 images, 1 layer and 2 blobs, 0B: 2 damaged, 1 repaired\n"
+    );
+    assert_eq!(result.stderr, "some damage cannot be repaired: pull or load these images again\n");
+    assert_eq!(engine.requests(), ["POST /wharf/check?repair=1"]);
+}
+
+#[test]
+fn a_check_that_was_cut_is_no_confirmation() {
+    let cut = run(checked("cut", r#"{"status":"Checking","id":"blobs"}"#).wharf().args(["system", "check"]));
+    assert_eq!((cut.code, cut.stderr.as_str()), (1, "the check ended before everything was checked\n"));
+    let other = FakeEngine::start("other", |_| Reply::Json(404, r#"{"message":"page not found"}"#.into()));
+    let other = run(other.wharf().args(["system", "check"]));
+    assert_eq!((other.code, other.stderr.as_str()), (1, "this engine cannot check what it stores\n"));
+}

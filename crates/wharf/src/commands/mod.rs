@@ -1,6 +1,7 @@
 //! The verbs, one file each, and the table that finds them.
 
 pub(crate) mod attach;
+pub(crate) mod check;
 pub(crate) mod completion;
 pub(crate) mod create;
 pub(crate) mod df;
@@ -101,6 +102,7 @@ pub(crate) const VERBS: &[Entry] = &[
     Entry::of::<manifest::Rm>(&["manifest rm"]),
     Entry::of::<inspect::InspectNetwork>(&["network inspect"]),
     Entry::of::<network::Ls>(&["network ls", "network list"]),
+    Entry::of::<check::Check>(&["system check"]),
     Entry::of::<df::Df>(&["system df"]),
     Entry::of::<events::Events>(&["system events", "events"]),
     Entry::of::<info::Info>(&["system info", "info"]),
