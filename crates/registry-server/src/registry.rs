@@ -1,11 +1,17 @@
-//! The registry: storage, options and access put together, and the router over them.
+//! The registry: storage, options and access put together.
 
 use std::sync::Arc;
 
 use axum::Router;
+use tokio::sync::Notify;
+use wharf_registry::spec::RepositoryName;
 
 use crate::access::{Access, Everyone};
-use crate::{Options, Storage};
+use crate::error::Result;
+use crate::guards::Guards;
+use crate::limits::{Counts, Room};
+use crate::repository::{Page, Repository};
+use crate::{Options, Storage, keys, routes};
 
 /// A registry; clones share it.
 #[derive(Clone)]
@@ -17,6 +23,9 @@ struct Inner {
     storage: Storage,
     options: Options,
     access: Arc<dyn Access>,
+    guards: Guards,
+    counts: Counts,
+    deleted: Notify,
 }
 
 /// Which endpoint answered a request: an extension of every response, for the access log and the metrics.
@@ -55,23 +64,67 @@ impl Registry {
     /// A registry that asks `access`.
     #[must_use]
     pub fn with_access(storage: Storage, options: Options, access: Arc<dyn Access>) -> Self {
-        Self { inner: Arc::new(Inner { storage, options, access }) }
+        let (guards, counts) = (Guards::new(), Counts::default());
+        let inner = Inner { storage, options, access, guards, counts, deleted: Notify::new() };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Everything below `/v2`.
     pub fn router(&self) -> Router {
-        let _ = (&self.inner.storage, &self.inner.options, &self.inner.access);
-        Router::new()
+        routes::router(self.clone())
+    }
+
+    /// One repository, whether or not there is anything in it.
+    #[must_use]
+    pub fn repository(&self, name: RepositoryName) -> Repository {
+        Repository::new(self.clone(), name)
+    }
+
+    /// Repositories in order, at most `limit`, beginning after `after`.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn repositories(&self, after: &str, limit: usize) -> Result<Page<String>> {
+        let names = self.storage().records.list(keys::REPOSITORIES, after, limit.saturating_add(1)).await?;
+        Ok(Page::cut(names, limit))
     }
 
     /// What is stored.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        Usage::default()
+        self.inner.counts.usage(self.inner.guards.open_uploads())
     }
 
-    /// Collects what is needed no more, for as long as the future is polled.
-    pub async fn collect(&self) {
-        std::future::pending().await
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.inner.storage
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    pub(crate) fn access(&self) -> &dyn Access {
+        &*self.inner.access
+    }
+
+    pub(crate) fn guards(&self) -> &Guards {
+        &self.inner.guards
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.inner.counts
+    }
+
+    pub(crate) async fn room(&self, name: &str) -> Result<Room> {
+        self.inner.counts.room(self.options(), self.storage(), name).await
+    }
+
+    /// There may be something to collect.
+    pub(crate) fn wake_collector(&self) {
+        self.inner.deleted.notify_one();
+    }
+
+    pub(crate) async fn woken(&self) {
+        self.inner.deleted.notified().await;
     }
 }

@@ -34,6 +34,7 @@ pub(super) struct LocalRecords {
     /// Both are there until the drop.
     queue: Option<Sender<Waiting>>,
     writer: Option<JoinHandle<()>>,
+    _lock: Arc<File>,
 }
 
 /// Waits for the writer: the directory is unlocked when the storage is gone.
@@ -62,12 +63,9 @@ impl LocalRecords {
         let (queue, waiting) = mpsc::channel();
         let writer = std::thread::Builder::new()
             .name("records".to_owned())
-            .spawn(move || {
-                serve(&writer, &waiting);
-                drop(lock);
-            })
+            .spawn(move || serve(&writer, &waiting))
             .map_err(|error| Error::other("start the thread that writes records", error))?;
-        Ok(Self { reader, queue: Some(queue), writer: Some(writer) })
+        Ok(Self { reader, queue: Some(queue), writer: Some(writer), _lock: lock })
     }
 }
 
