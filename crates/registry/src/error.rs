@@ -66,6 +66,8 @@ pub enum Error {
         status: u16,
         /// The registry's words.
         message: String,
+        /// How long it asked us to wait.
+        after: Option<Duration>,
     },
     /// No safe connection: a certificate is not trusted, or TLS was expected and not spoken.
     #[error("{doing}: {reason}")]
@@ -196,6 +198,7 @@ impl Error {
             429 => Self::TooManyRequests { host, message: says(ErrorCode::TooManyRequests), after },
             408 | 500..=599 => Self::Unavailable {
                 status,
+                after,
                 message: match parsed {
                     Some(_) => says(ErrorCode::Unknown),
                     None => format!("received unexpected HTTP status: {status} from {host}"),

@@ -12,17 +12,26 @@
 //! ```
 //! Nothing is held on disk. Everything that a registry sends is bounded before it is kept.
 
-#![expect(dead_code, reason = "signatures first; the transport follows")]
-
 mod address;
+mod auth;
 mod client;
 mod config;
 mod credential;
+mod dial;
+mod documents;
+mod download;
 mod error;
+mod hosts;
+mod listing;
+mod origin;
 mod proxy;
 mod repository;
+mod session;
 mod small;
 pub mod spec;
+mod transport;
+mod trust;
+mod upload;
 
 pub use client::{Client, Login};
 pub use config::{Config, Timeouts};
