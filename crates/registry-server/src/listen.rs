@@ -87,7 +87,8 @@ impl Listener {
                 router: router.clone(),
                 closed: closed.clone(),
                 traffic: self.traffic.clone(),
-                silent: silent.clone(),
+                // Before it runs: who comes next may need its place.
+                hush: Arc::new(silent.add()),
             };
             open.spawn(connection.run(stream, self.tls.clone(), place));
         }
@@ -191,22 +192,21 @@ struct Connection {
     router: Router,
     closed: watch::Receiver<bool>,
     traffic: Arc<Traffic>,
-    silent: Arc<Silent>,
+    hush: Arc<Hush>,
 }
 
 impl Connection {
     async fn run(self, stream: TcpStream, tls: Option<Arc<Tls>>, place: OwnedSemaphorePermit) {
         let _open = self.traffic.connection();
-        let hush = Arc::new(self.silent.add());
-        let end = hush.end.clone();
+        let end = self.hush.end.clone();
         // Answers are written whole; waiting for more of them helps nobody.
         let _only_slower = stream.set_nodelay(true);
         let stream = Watchful::new(stream, STALLED, self.traffic.clone());
         let served = async {
             match tls {
-                None => self.serve(stream, hush).await,
+                None => self.serve(stream).await,
                 Some(tls) => match tokio::time::timeout(DEADLINE, tls.acceptor().accept(stream)).await {
-                    Ok(Ok(stream)) => self.serve(stream, hush).await,
+                    Ok(Ok(stream)) => self.serve(stream).await,
                     Ok(Err(error)) => tracing::debug!("{}: TLS handshake: {error}", self.peer.address),
                     Err(_) => tracing::debug!("{}: TLS handshake: too slow", self.peer.address),
                 },
@@ -219,8 +219,8 @@ impl Connection {
         drop(place);
     }
 
-    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, hush: Arc<Hush>) {
-        let (peer, router) = (self.peer, self.router.clone());
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) {
+        let (peer, router, hush) = (self.peer, self.router.clone(), self.hush.clone());
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
             hush.speak();
             request.extensions_mut().insert(peer);
