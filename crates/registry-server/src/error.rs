@@ -59,7 +59,7 @@ pub enum Error {
     #[error("no bytes came for too long")]
     Timeout,
     #[error(transparent)]
-    Storage(#[from] storage::Error),
+    Storage(storage::Error),
 }
 
 /// Results of this crate.
@@ -148,6 +148,16 @@ impl Error {
             Self::Storage(storage::Error::Other { .. }) => "the registry's storage failed".to_owned(),
             Self::Storage(storage::Error::Body(_)) => "the body ended before it was whole".to_owned(),
             other => other.to_string(),
+        }
+    }
+}
+
+/// A body that stopped coming is told apart from one that broke.
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        match error {
+            storage::Error::Body(error) if error.kind() == std::io::ErrorKind::TimedOut => Self::Timeout,
+            other => Self::Storage(other),
         }
     }
 }

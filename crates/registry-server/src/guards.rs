@@ -210,3 +210,44 @@ impl Drop for UploadGuard<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_holds_for_its_time_and_for_uploads_that_began_before() {
+        let guards = Guards::new();
+        let (layer, hour, none) = (wharf_content::digest_of(b"x"), Duration::from_secs(3600), Duration::ZERO);
+        let (before, after) = (UploadId::random().unwrap(), UploadId::random().unwrap());
+        assert!(!guards.is_leased("a", &layer, hour));
+        assert!(guards.begin_upload(before, "a"));
+        guards.lease("a", &layer);
+        assert!(guards.is_leased("a", &layer, hour));
+        assert!(!guards.is_leased("b", &layer, hour), "each repository for itself");
+        assert!(!guards.is_leased("a", &layer, none));
+
+        let Taken::Yours(busy) = guards.take_upload(before, "a") else { panic!("the upload is free") };
+        assert!(guards.is_leased("a", &layer, none), "another layer of the same push is coming");
+        guards.forget_leases(none);
+        assert!(matches!(guards.take_upload(before, "a"), Taken::Busy));
+        assert!(matches!(guards.take_upload(before, "b"), Taken::Unknown));
+        drop(busy);
+        assert!(!guards.is_leased("a", &layer, none));
+
+        assert!(guards.begin_upload(after, "a"));
+        let Taken::Yours(_busy) = guards.take_upload(after, "a") else { panic!("the upload is free") };
+        assert!(!guards.is_leased("a", &layer, none), "the next push has leases of its own");
+        guards.forget_leases(none);
+        assert!(!guards.is_leased("a", &layer, hour), "forgotten");
+    }
+
+    #[test]
+    fn a_repository_has_a_bounded_number_of_uploads() {
+        let guards = Guards::new();
+        let begin = |name| guards.begin_upload(UploadId::random().unwrap(), name);
+        assert!((0..MAX_UPLOADS_OF_REPOSITORY).all(|_| begin("a")));
+        assert!(!begin("a"));
+        assert!(begin("b"));
+    }
+}

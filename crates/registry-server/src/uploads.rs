@@ -98,9 +98,6 @@ impl Repository {
                 self.end(id).await?;
                 Err(room.refusal())
             }
-            Err(storage::Error::Body(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
-                Err(Error::Timeout)
-            }
             other => Ok(other?),
         }
     }

@@ -341,3 +341,71 @@ pub fn fresh(length: usize) -> Vec<u8> {
         wharf_testkit::random::Random::seeded(now ^ SERIAL.fetch_add(1, Ordering::Relaxed) << 48);
     std::iter::repeat_with(|| random.next().to_le_bytes()).flatten().take(length).collect()
 }
+
+/// The program, in a process of its own that can be killed and measured.
+pub struct Process {
+    pub server: Server,
+    child: std::process::Child,
+    flags: Vec<String>,
+    directory: tempfile::TempDir,
+}
+
+impl Process {
+    pub fn start(flags: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (child, address) = Self::spawn(&directory.path().join("data"), &flags);
+        let server = Server { address, registry: None, is_reference: false, runtime: None, directory: None };
+        Self { server, child, flags, directory }
+    }
+
+    fn spawn(data: &Path, flags: &[String]) -> (std::process::Child, SocketAddr) {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_wharf-registry"))
+            .args(["serve", "--address", "127.0.0.1:0", "--access-log", "none", "--data"])
+            .arg(data)
+            .args(flags)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        let address = loop {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).unwrap() > 0, "the registry did not start: {said}");
+            if let Some((_, address)) = line.split_once("listening on http://") {
+                break address.trim().parse().unwrap();
+            }
+            said.push_str(&line);
+        };
+        // Nobody may be kept from speaking by a full pipe.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        (child, address)
+    }
+
+    pub fn data(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Without warning, as a power cut does to a process.
+    pub fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (child, address) = Self::spawn(&self.data(), &self.flags);
+        self.child = child;
+        self.server.address = address;
+    }
+
+    /// Resident bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
