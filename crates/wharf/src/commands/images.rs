@@ -1,12 +1,14 @@
 //! `images`: lists images.
 
+mod tree;
+
 use std::collections::BTreeMap;
 
 use wharf_api::client::Request;
 
 use crate::{
     cli::Cli,
-    failure::Result,
+    failure::{Failure, Result},
     format::{Format, Row, human},
     syntax::filter::{self, Filter},
     template::Value,
@@ -36,6 +38,9 @@ pub(crate) struct Images {
     /// Show IDs only
     #[arg(short = 'q', long)]
     quiet: bool,
+    /// Show the images of each platform below their index
+    #[arg(long)]
+    tree: bool,
     #[arg(hide = true)]
     name: Vec<String>,
 }
@@ -48,6 +53,9 @@ impl Verb for Images {
     async fn run(mut self, cli: &Cli) -> Result {
         if let Some(name) = self.name.pop() {
             self.filter.push(Filter { key: "reference".into(), value: name });
+        }
+        if self.tree {
+            return self.as_tree(cli).await;
         }
         let digest = if self.digests { "{{.Digest}}\t" } else { "" };
         let table = match self.quiet {
@@ -70,6 +78,26 @@ impl Verb for Images {
         let with_digests = self.digests || format.mentions("Digest");
         let rows = list.iter().flat_map(|summary| rows(summary, with_digests, !self.no_trunc));
         cli.print(&format.render(rows.collect::<Vec<_>>())?)
+    }
+}
+
+impl Images {
+    async fn as_tree(&self, cli: &Cli) -> Result {
+        let given = [
+            ("quiet", self.quiet),
+            ("no-trunc", self.no_trunc),
+            ("show-digest", self.digests),
+            ("format", self.format.as_deref().is_some_and(|format| !format.is_empty())),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Failure::message(format!("--{flag} is not yet supported with --tree")));
+        }
+        let request = Request::get("/images/json")
+            .flag("all", self.all)
+            .flag("manifests", true)
+            .query_if("filters", filter::to_query(&self.filter));
+        let list: Vec<Value> = cli.engine().await?.send(request).await?.json().await?;
+        cli.print(&tree::render(&list))
     }
 }
 
