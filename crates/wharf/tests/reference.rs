@@ -216,3 +216,34 @@ fn archives_travel() {
     let saved = reference.wharf().args(["save", IMAGE]).output().unwrap();
     assert_eq!(saved.stdout.len(), bytes.len());
 }
+
+#[test]
+fn registries_are_refused_alike() {
+    let Some(reference) = Reference::find() else { return };
+    // Port 1 of this machine is nobody's, so whatever gets as far as a registry is refused at once.
+    let digest = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    let lines = "pull|pull a b|pull -a a:b|pull Bad|pull x@sha256:44|pull --platform x/y/z/k a|pull 127.0.0.1:1/x|pull -q 127.0.0.1:1/x:1\
+        |pull -a 127.0.0.1:1/x|image pull 127.0.0.1:1/x@DIGEST|push|push -a a:b|push Bad|push wharf-nosuch|push -q 127.0.0.1:1/wharf-nosuch\
+        |push x@DIGEST|push --platform x/y/z/k a|push --platform linux/amd64 wharf-nosuch|push --platform * a|search|search --limit 200 x\
+        |search -f x y|search -f bad=x y|search --format {{.X x|login|login --password-stdin|login -p x --password-stdin\
+        |login -p x 127.0.0.1:1|login -u x -p y 127.0.0.1:1|login -u x 127.0.0.1:1|create --pull always 127.0.0.1:1/x\
+        |run --rm 127.0.0.1:1/x|run --rm -q 127.0.0.1:1/x|create -q 127.0.0.1:1/x|create --platform foo IMAGE\
+        |history --platform foo IMAGE|history --platform linux/s390x IMAGE|save --platform foo IMAGE|load --platform foo\
+        |rmi --platform foo IMAGE|image inspect --platform foo IMAGE|image inspect --platform linux/s390x IMAGE\
+        |images -f dangling=x|images -f foo=1|images -f before=wharf-nosuch|images --tree -q|image prune -f --filter foo=x\
+        |image prune -f --filter until=x|import --platform foo nosuch|import - Bad|tag IMAGE x@DIGEST";
+    for line in lines.split('|') {
+        let line = line.replace("IMAGE", IMAGE).replace("DIGEST", digest);
+        reference.compare(&line.split_whitespace().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn lists_of_manifests_are_refused_alike() {
+    let Some(reference) = Reference::find() else { return };
+    let lines = "inspect|create x|rm|push|annotate x|foo|create Bad x|create x Bad|push Bad|rm Bad|rm a b|inspect Bad|inspect a b\
+        |annotate Bad x|annotate x Bad|annotate x y --arch amd64|push x|inspect a b c|push -z x";
+    for line in lines.split('|') {
+        reference.compare(&[&["manifest"], line.split_whitespace().collect::<Vec<_>>().as_slice()].concat());
+    }
+}

@@ -123,8 +123,7 @@ async fn ask_username(cli: &Cli, server: &str, known: &str) -> Result<String> {
         "" => "Username: ".to_owned(),
         known => format!("Username ({known}): "),
     };
-    cli.print(&question)?;
-    match prompt::line().await?.trim() {
+    match prompt::line(&question).await?.trim() {
         "" if known.is_empty() => Err(Failure::message("Error: Non-null Username Required")),
         "" => Ok(known.to_owned()),
         name => Ok(name.to_owned()),
@@ -139,10 +138,7 @@ async fn ask_password(cli: &Cli, server: &str) -> Result<String> {
             format!("A Personal Access Token (PAT) can be used instead.\nTo create a PAT, visit {link}\n\n");
         cli.print(&note.text(&remark))?;
     }
-    cli.print("Password: ")?;
-    let password = prompt::secret().await;
-    cli.line("")?;
-    match password? {
+    match prompt::secret("Password: ").await? {
         password if password.is_empty() => Err(Failure::message("Error: Password Required")),
         password => Ok(password),
     }

@@ -1,6 +1,6 @@
 //! Questions to the person at the keyboard.
 
-use std::io;
+use std::io::{self, Write as _};
 
 use rustix::termios::LocalModes;
 
@@ -13,8 +13,11 @@ use super::{
 /// How long an answer may be.
 const LIMIT: usize = 64 << 10;
 
-/// What is typed until the line ends, without the line's end.
-pub(crate) async fn line() -> io::Result<String> {
+/// Asks, and returns what is typed until the line ends, without the line's end.
+pub(crate) async fn line(question: &str) -> io::Result<String> {
+    let mut out = io::stdout();
+    out.write_all(question.as_bytes())?;
+    out.flush()?;
     let mut deadly = Signals::deadly()?;
     tokio::select! {
         line = read() => line,
@@ -22,10 +25,13 @@ pub(crate) async fn line() -> io::Result<String> {
     }
 }
 
-/// The same, without showing it.
-pub(crate) async fn secret() -> io::Result<String> {
+/// The same, without showing it: not even what somebody types before they are asked.
+pub(crate) async fn secret(question: &str) -> io::Result<String> {
     let _hidden = RawMode::hide_typing()?;
-    line().await
+    let answer = line(question).await;
+    // The line's end was not shown either.
+    writeln!(io::stdout())?;
+    answer
 }
 
 async fn read() -> io::Result<String> {

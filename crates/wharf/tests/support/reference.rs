@@ -37,7 +37,11 @@ impl Reference {
     /// Docker's own command line on the engine.
     pub(crate) fn docker(&self) -> Command {
         let mut command = Command::new("docker");
-        command.stdin(Stdio::null()).env("DOCKER_HOST", &self.host).env("DOCKER_CLI_HINTS", "false");
+        command
+            .stdin(Stdio::null())
+            .env("DOCKER_HOST", &self.host)
+            .env("DOCKER_CONFIG", "/nonexistent")
+            .env("DOCKER_CLI_HINTS", "false");
         command
     }
 
