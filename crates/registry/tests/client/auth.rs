@@ -301,3 +301,62 @@ async fn proxies_carry_what_is_not_local() {
     assert!(error.to_string().contains("403"), "{error}");
     assert_eq!(proxy.lines()[1], "CONNECT secure.test:443");
 }
+
+/// A registry that is not of this machine, as far as anybody can tell: it is only reached through a proxy.
+fn far(
+    script: impl Fn(&mut Exchange<'_>) + Send + Sync + 'static,
+) -> (FakeRegistry, wharf_registry::Client, tempfile::TempDir) {
+    let proxy = FakeRegistry::start(script);
+    let dir = tempfile::tempdir().unwrap();
+    wharf_linux::hostfs::create_dir_all(&dir.path().join("far.test"), 0o755).unwrap();
+    wharf_linux::hostfs::write(&dir.path().join("far.test/hosts.toml"), b"server = \"http://far.test\"")
+        .unwrap();
+    let proxies = wharf_registry::Proxies::new(&format!("http://{}", proxy.host()), "", "");
+    let client =
+        client(Config { proxies, hosts_directories: vec![dir.path().to_owned()], retries: 0, ..config() });
+    (proxy, client, dir)
+}
+
+#[tokio::test]
+async fn rc_04_a_registry_elsewhere_does_not_lead_to_local_addresses() {
+    let target =
+        FakeRegistry::start(|exchange: &mut Exchange<'_>| exchange.answer(200, &[], br#"{"tags":["x"]}"#));
+    let port = target.address.port();
+    for host in [
+        "127.0.0.1",
+        "localhost",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "0.0.0.0",
+        "[::]",
+        "169.254.169.254",
+        "[fe80::1]",
+        "10.0.0.1",
+        "192.168.1.1",
+        "[fd00::1]",
+        "[64:ff9b::7f00:1]",
+    ] {
+        for scheme in ["http", "https"] {
+            let location = format!("{scheme}://{host}:{port}/x");
+            let (_proxy, client, _dir) = far({
+                let location = location.clone();
+                move |exchange: &mut Exchange<'_>| exchange.answer(307, &[("location", &location)], b"")
+            });
+            let error = repository(&client, "far.test", Access::Pull, None).tags().await.unwrap_err();
+            assert!(matches!(error, Error::Refused { .. }), "{location}: {error}");
+
+            let (_proxy, client, _dir) = far(move |exchange: &mut Exchange<'_>| {
+                exchange.answer(401, &[("www-authenticate", &format!("Bearer realm=\"{location}\""))], b"");
+            });
+            let error =
+                repository(&client, "far.test", Access::Pull, Some(password())).tags().await.unwrap_err();
+            assert!(matches!(error, Error::Refused { .. }), "{error}");
+        }
+    }
+    assert!(target.seen().is_empty());
+}

@@ -19,7 +19,15 @@ const OTHER: [&[u8]; 2] = [include_bytes!("tls/other.crt"), include_bytes!("tls/
 const EXPIRED: [&[u8]; 2] = [include_bytes!("tls/expired.crt"), include_bytes!("tls/expired.key")];
 const CLIENT: [&[u8]; 2] = [include_bytes!("tls/client.crt"), include_bytes!("tls/client.key")];
 
-fn serve([chain, key]: [&'static [u8]; 2], mutual: bool) -> FakeRegistry {
+fn serve(certificate: [&'static [u8]; 2], mutual: bool) -> FakeRegistry {
+    scripted(certificate, mutual, |exchange| exchange.answer(200, &[], br#"{"tags":["x"]}"#))
+}
+
+fn scripted(
+    [chain, key]: [&'static [u8]; 2],
+    mutual: bool,
+    script: impl Fn(&mut Exchange<'_>) + Send + Sync + 'static,
+) -> FakeRegistry {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -41,7 +49,7 @@ fn serve([chain, key]: [&'static [u8]; 2], mutual: bool) -> FakeRegistry {
             let connection = ServerConnection::new(Arc::clone(&settings)).unwrap();
             Some(Box::new(StreamOwned::new(connection, stream)) as Box<dyn Stream>)
         },
-        |exchange: &mut Exchange<'_>| exchange.answer(200, &[], br#"{"tags":["x"]}"#),
+        script,
     )
 }
 
@@ -152,23 +160,32 @@ async fn rc_03_no_secret_is_sent_before_the_certificate_was_checked() {
 async fn tls_does_not_give_way_to_http_on_a_redirect() {
     let listener = FakeRegistry::start(|exchange: &mut Exchange<'_>| exchange.answer(200, &[], b"{}"));
     let location = format!("http://{}/x", listener.host());
-    let settings = {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder =
-            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let chain = CertificateDer::pem_slice_iter(LOCALHOST[0]).collect::<Result<Vec<_>, _>>().unwrap();
-        let key = PrivateKeyDer::from_pem_slice(LOCALHOST[1]).unwrap();
-        Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).unwrap())
-    };
-    let registry = FakeRegistry::start_with(
-        move |stream| {
-            let connection = ServerConnection::new(Arc::clone(&settings)).unwrap();
-            Some(Box::new(StreamOwned::new(connection, stream)) as Box<dyn Stream>)
-        },
-        move |exchange: &mut Exchange<'_>| exchange.answer(302, &[("location", &location)], b""),
-    );
+    let registry =
+        scripted(LOCALHOST, false, move |exchange| exchange.answer(302, &[("location", &location)], b""));
     let (repository, _dir) = trusting(&registry, &[("ca.crt", CA)]);
     let error = repository.tags().await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
     assert!(listener.seen().is_empty());
+}
+
+#[tokio::test]
+async fn rc_01_a_token_service_of_strangers_gets_no_credential() {
+    let stranger = scripted(OTHER, false, |exchange| exchange.answer(200, &[], br#"{"token":"for-all"}"#));
+    let place = format!("other.test:{}", stranger.address.port());
+    let realm = format!("Bearer realm=\"https://{place}/token\"");
+    let registry =
+        FakeRegistry::start(move |exchange: &mut Exchange<'_>| match exchange.head.header("authorization") {
+            Some("Bearer for-all") => exchange.answer(200, &[], br#"{"tags":["x"]}"#),
+            _ => exchange.answer(401, &[("www-authenticate", &realm)], b""),
+        });
+    let addresses = [("other.test".to_owned(), vec![stranger.address.ip()])].into();
+    let strict = Config { addresses, insecure: vec![place], ..config() };
+    // What everybody may see is seen without the credential; a pair in the settings makes the service the registry's.
+    let related = Config { realms: vec![("127.0.0.1".into(), "other.test".into())], ..strict.clone() };
+    for (config, credentials) in [(strict, 0), (related, 1)] {
+        let repository = repository(&client(config), &registry.host(), Access::Pull, Some(password()));
+        assert_eq!(repository.tags().await.unwrap(), ["x"]);
+        assert_eq!(stranger.authorizations().len(), credentials);
+    }
+    assert!(registry.authorizations().iter().all(|value| value == "Bearer for-all"));
 }
