@@ -139,7 +139,7 @@ async fn manifests_and_lists(peer: &Peer, repository: &Repository, config_blob: 
     tags.sort();
     assert_eq!(tags, ["1", "2", "3"]);
     let error = repository.manifest(&Target::Tag("none".into())).await.unwrap_err();
-    assert_eq!(error.to_string(), "manifest unknown: manifest unknown");
+    assert!(error.to_string().starts_with("manifest unknown: manifest"), "{error}");
     let error =
         peer.repository("no/such", Access::Pull, config(), Some(password())).tags().await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error}");
