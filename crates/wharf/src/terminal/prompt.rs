@@ -15,23 +15,28 @@ const LIMIT: usize = 64 << 10;
 
 /// Asks, and returns what is typed until the line ends, without the line's end.
 pub(crate) async fn line(question: &str) -> io::Result<String> {
-    let mut out = io::stdout();
-    out.write_all(question.as_bytes())?;
-    out.flush()?;
-    let mut deadly = Signals::deadly()?;
-    tokio::select! {
-        line = read() => line,
-        (_, number) = deadly.next() => signals::die_of(number),
-    }
+    ask(question, Signals::deadly()?).await
 }
 
 /// The same, without showing it: not even what somebody types before they are asked.
 pub(crate) async fn secret(question: &str) -> io::Result<String> {
+    // From here on a signal that ends this process puts the terminal back first.
+    let deadly = Signals::deadly()?;
     let _hidden = RawMode::hide_typing()?;
-    let answer = line(question).await;
+    let answer = ask(question, deadly).await;
     // The line's end was not shown either.
     writeln!(io::stdout())?;
     answer
+}
+
+async fn ask(question: &str, mut deadly: Signals) -> io::Result<String> {
+    let mut out = io::stdout();
+    out.write_all(question.as_bytes())?;
+    out.flush()?;
+    tokio::select! {
+        line = read() => line,
+        (_, number) = deadly.next() => signals::die_of(number),
+    }
 }
 
 async fn read() -> io::Result<String> {
