@@ -17,6 +17,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::address::Nearness;
 use crate::config::{Config, Timeouts};
@@ -112,15 +113,30 @@ impl Transport {
         *request.uri_mut() = uri.parse().map_err(|error| protocol(format!("{uri:.200}: {error}")))?;
         *request.headers_mut() = headers;
 
-        let sent = line.sender.send_request(request);
-        let answer = match wait {
-            Some(wait) => tokio::time::timeout(wait, sent).await.map_err(|_| Error::Deadline {
-                doing: doing.clone(),
-                reason: format!("no answer within {wait:?}"),
-            })?,
-            None => sent.await,
+        let answer = loop {
+            let sent = line.sender.try_send_request(request);
+            let sent = match wait {
+                Some(wait) => timeout(wait, sent).await.map_err(|_| Error::Deadline {
+                    doing: doing.clone(),
+                    reason: format!("no answer within {wait:?}"),
+                })?,
+                None => sent.await,
+            };
+            match sent {
+                Ok(answer) => break answer,
+                Err(mut failed) => match failed.take_message() {
+                    // The server closed a connection that had waited, before the request was on it.
+                    Some(unsent) if line.waited => {
+                        request = unsent;
+                        line = self.line(peer, &doing).await?;
+                        if line.origin != origin {
+                            return Err(broken(&doing, failed.error()));
+                        }
+                    }
+                    _ => return Err(broken(&doing, failed.error())),
+                },
+            }
         };
-        let answer = answer.map_err(|error| broken(&doing, &error))?;
         let nearness = line.nearness;
         let (parts, incoming) = answer.into_parts();
         let mut body = Body {
@@ -160,6 +176,7 @@ impl Transport {
         while let Some(mut waiting) = self.pool.take(&key) {
             // The connection's task may still have to notice that the last body ended, or that the peer closed.
             if !waiting.sender.is_closed() && waiting.sender.ready().await.is_ok() {
+                waiting.waited = true;
                 return Ok(waiting);
             }
         }
@@ -192,6 +209,7 @@ impl Transport {
             nearness: line.nearness,
             by_proxy: line.by_proxy,
             since: Instant::now(),
+            waited: false,
         })
     }
 }
@@ -236,6 +254,8 @@ struct Connection {
     by_proxy: Option<Option<String>>,
     /// When it was last used.
     since: Instant,
+    /// Whether it served another request before.
+    waited: bool,
 }
 
 #[derive(Debug, Default)]
@@ -291,8 +311,7 @@ impl Body {
     pub(crate) async fn frame(&mut self) -> Result<Option<Bytes>> {
         loop {
             let began = Instant::now();
-            let next =
-                tokio::time::timeout(self.idle.saturating_sub(self.waited), self.incoming.frame()).await;
+            let next = timeout(self.idle.saturating_sub(self.waited), self.incoming.frame()).await;
             self.waited += began.elapsed();
             let Ok(next) = next else {
                 return Err(Error::Deadline {
@@ -335,7 +354,7 @@ impl Body {
             }
             Ok(bytes)
         };
-        match tokio::time::timeout(patience, read).await {
+        match timeout(patience, read).await {
             Ok(done) => done,
             Err(_) => {
                 Err(Error::Deadline { doing, reason: format!("{what} did not come within {patience:?}") })
