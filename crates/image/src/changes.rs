@@ -1,45 +1,90 @@
-//! Dockerfile instructions that change an image's config: `import --change`, later `commit --change`.
+//! Dockerfile instructions that change an image's config: `import --change`, `commit --change`.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::types::Healthcheck;
 use crate::{Error, Result};
 
 /// The `config` object of a config document, as far as instructions can change it, in Docker's field order.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct RunConfig {
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RunConfig {
+    /// `USER`.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(crate) user: String,
+    pub user: String,
+    /// `EXPOSE`: `80/tcp`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) exposed_ports: BTreeMap<String, Empty>,
+    pub exposed_ports: BTreeMap<String, Empty>,
+    /// `ENV`: `NAME=value`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) env: Vec<String>,
+    pub env: Vec<String>,
+    /// `CMD`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) cmd: Option<Vec<String>>,
+    pub cmd: Option<Vec<String>>,
+    /// `HEALTHCHECK`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) healthcheck: Option<Healthcheck>,
+    pub healthcheck: Option<Healthcheck>,
+    /// `VOLUME`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) volumes: BTreeMap<String, Empty>,
+    pub volumes: BTreeMap<String, Empty>,
+    /// `WORKDIR`.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(crate) working_dir: String,
+    pub working_dir: String,
+    /// `ENTRYPOINT`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) entrypoint: Option<Vec<String>>,
+    pub entrypoint: Option<Vec<String>>,
+    /// `ONBUILD`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) on_build: Vec<String>,
+    pub on_build: Vec<String>,
+    /// `LABEL`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+    /// `STOPSIGNAL`.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(crate) stop_signal: String,
+    pub stop_signal: String,
 }
 
 /// `{}`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Empty {}
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
 
 impl RunConfig {
+    /// Takes over what is not said here from the configuration of the container, by Docker's rules.
+    pub(crate) fn inherit(&mut self, from: &Self) {
+        let or = |own: &mut String, other: &String| {
+            if own.is_empty() {
+                own.clone_from(other);
+            }
+        };
+        or(&mut self.user, &from.user);
+        or(&mut self.working_dir, &from.working_dir);
+        or(&mut self.stop_signal, &from.stop_signal);
+        self.exposed_ports.extend(from.exposed_ports.clone());
+        self.volumes.extend(from.volumes.clone());
+        for variable in &from.env {
+            let name = variable.split('=').next();
+            if !self.env.iter().any(|own| own.split('=').next() == name) {
+                self.env.push(variable.clone());
+            }
+        }
+        for (name, value) in &from.labels {
+            self.labels.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        if self.entrypoint.as_ref().is_none_or(Vec::is_empty) {
+            if self.cmd.as_ref().is_none_or(Vec::is_empty) {
+                self.cmd.clone_from(&from.cmd);
+            }
+            if self.entrypoint.is_none() {
+                self.entrypoint.clone_from(&from.entrypoint);
+            }
+        }
+        if self.healthcheck.is_none() {
+            self.healthcheck.clone_from(&from.healthcheck);
+        }
+    }
+
     /// Applies one instruction.
     pub(crate) fn change(&mut self, line: &str) -> Result<()> {
         let line = line.trim();

@@ -224,6 +224,15 @@ impl From<hostfs::Error> for Error {
     }
 }
 
+impl From<wharf_archive::pack::Error> for Error {
+    fn from(error: wharf_archive::pack::Error) -> Self {
+        match error {
+            wharf_archive::pack::Error::File(error) => error.into(),
+            wharf_archive::pack::Error::Output(error) => Self::Output(error),
+        }
+    }
+}
+
 impl From<content::Error> for Error {
     fn from(error: content::Error) -> Self {
         match error {
