@@ -1,16 +1,15 @@
 //! What an image has at the place of a new volume is copied into the volume, as with Docker.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use wharf_image::SnapshotMounts;
 use wharf_linux::confined::Root;
-use wharf_linux::mount::{Attributes, Filesystem};
 use wharf_linux::{copy, hostfs};
 
+use crate::Result;
 use crate::containers::MountRecord;
-use crate::{Error, Result};
 
 /// Fills the volume of `mount` if it is empty and the image has a directory at its target.
 pub(crate) fn fill(layers: &SnapshotMounts, mount: &MountRecord) -> Result<()> {
@@ -18,7 +17,7 @@ pub(crate) fn fill(layers: &SnapshotMounts, mount: &MountRecord) -> Result<()> {
     if !hostfs::read_dir(data)?.is_empty() {
         return Ok(());
     }
-    let root = Root::from_fd(image_root(layers)?, Path::new("the image"));
+    let root = Root::from_fd(layers.image_tree()?, Path::new("the image"));
     let source =
         match root.open_at(Path::new(&mount.target), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
             Ok(source) => source,
@@ -34,17 +33,4 @@ pub(crate) fn fill(layers: &SnapshotMounts, mount: &MountRecord) -> Result<()> {
             Err(error) => return Err(error.into()),
         };
     Ok(copy::tree(source.as_fd(), hostfs::open_dir(data)?)?)
-}
-
-/// The image's files as one tree: its only layer, or an overlay that is mounted nowhere and gone with its descriptor.
-fn image_root(layers: &SnapshotMounts) -> Result<OwnedFd> {
-    if let [only] = &layers.lower[..] {
-        return Ok(hostfs::open_dir(&layers.base.join(only))?);
-    }
-    let failed = |error: std::io::Error| Error::System(format!("cannot look into the image: {error}"));
-    let overlay = Filesystem::new("overlay").map_err(failed)?;
-    for layer in &layers.lower {
-        overlay.set("lowerdir+", layers.base.join(layer)).map_err(failed)?;
-    }
-    overlay.mount(Attributes::READ_ONLY).map_err(failed)
 }

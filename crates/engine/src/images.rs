@@ -1,23 +1,16 @@
 //! Images: the store's operations as the engine's, with containers as users and events.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::sync::mpsc;
+use tokio::io::AsyncRead;
 use wharf_image::{HistoryEntry, ImportOptions, Loaded, Removed};
 use wharf_model::{Digest, ErrorKind, Event, Filters, Reference};
 
 use crate::blocking::blocking;
 use crate::containers::until;
+use crate::streams::{self, with_reader};
 use crate::{Engine, Error, ImageView, Pruned, Result};
-
-/// Bytes per piece between the network and the store, and how many pieces may wait.
-const PIECE: usize = 256 * 1024;
-const PIECES: usize = 4;
 
 const KEYS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
 
@@ -146,25 +139,12 @@ impl Engine {
         })
         .await?;
         let images = self.inner.images.clone();
-        let (sender, receiver) = mpsc::channel(PIECES);
         for name in &names {
             self.emit_image("save", name.clone(), name);
         }
-        tokio::task::spawn_blocking(move || {
-            let mut writer = std::io::BufWriter::with_capacity(PIECE, ChannelWriter { sender });
-            let saved = images
-                .save(&names, &mut writer)
-                .map_err(|error| std::io::Error::other(error.to_string()))
-                .and_then(|()| std::io::Write::flush(&mut writer));
-            if let Err(error) = saved {
-                tracing::warn!(%error, "an archive of images was not written to its end");
-                // The client sees a broken stream, not a short archive.
-                if let Ok(channel) = writer.into_inner() {
-                    let _client_left = channel.sender.blocking_send(Err(error));
-                }
-            }
-        });
-        Ok(ChannelReader { receiver, rest: Bytes::new() })
+        Ok(streams::written("an archive of images", move |writer| {
+            images.save(&names, writer).map_err(|error| std::io::Error::other(error.to_string()))
+        }))
     }
 
     /// Gives an image another name.
@@ -314,90 +294,6 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
         ([b'?', rest @ ..], [first, tail @ ..]) if *first != b'/' => glob(rest, tail),
         ([wanted, rest @ ..], [first, tail @ ..]) if wanted == first => glob(rest, tail),
         _ => false,
-    }
-}
-
-/// Feeds an asynchronous stream to work that blocks.
-async fn with_reader<T: Send + 'static>(
-    mut input: impl AsyncRead + Send + Unpin + 'static,
-    work: impl FnOnce(BlockingReader) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(PIECES);
-    let feeder = tokio::spawn(async move {
-        loop {
-            let mut piece = bytes::BytesMut::with_capacity(PIECE);
-            let item = match input.read_buf(&mut piece).await {
-                Ok(0) => return,
-                Ok(_) => Ok(piece.freeze()),
-                Err(error) => Err(error),
-            };
-            let last = item.is_err();
-            if sender.send(item).await.is_err() || last {
-                return;
-            }
-        }
-    });
-    let result = blocking(move || work(BlockingReader { receiver, rest: Bytes::new() })).await;
-    feeder.abort();
-    result
-}
-
-/// The blocking end of [`with_reader`].
-struct BlockingReader {
-    receiver: mpsc::Receiver<std::io::Result<Bytes>>,
-    rest: Bytes,
-}
-
-impl std::io::Read for BlockingReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.rest.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(piece) => self.rest = piece?,
-                None => return Ok(0),
-            }
-        }
-        let count = self.rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&self.rest.split_to(count));
-        Ok(count)
-    }
-}
-
-struct ChannelWriter {
-    sender: mpsc::Sender<std::io::Result<Bytes>>,
-}
-
-impl std::io::Write for ChannelWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let sent = self.sender.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
-        sent.map(|()| bytes.len()).map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-struct ChannelReader {
-    receiver: mpsc::Receiver<std::io::Result<Bytes>>,
-    rest: Bytes,
-}
-
-impl AsyncRead for ChannelReader {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        if self.rest.is_empty() {
-            match self.receiver.poll_recv(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Ready(Some(piece)) => self.rest = piece?,
-            }
-        }
-        let count = self.rest.len().min(out.remaining());
-        out.put_slice(&self.rest.split_to(count));
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -27,12 +27,13 @@ mod readiness;
 mod registry;
 mod session;
 mod spec;
+mod streams;
 mod system;
 mod view;
 mod volumes;
 
 pub use config::{EngineConfig, LayerStorage};
-pub use containers::Engine;
+pub use containers::{ArchiveTarget, CommitRequest, Engine, PathStat};
 pub use error::{Error, Result};
 pub use events::EventStream;
 pub use registry::{Distribution, Pull, PullTransfer, PushTransfer};

@@ -52,6 +52,16 @@ impl Compression {
     }
 }
 
+/// A stream as it was before it was compressed, if it was: `what` names it in errors.
+///
+/// # Errors
+/// [`Error::Archive`] for a compression that is known and not read, [`Error::Input`] when the stream cannot be read.
+pub fn decoded<'a>(mut input: Box<dyn BufRead + 'a>, what: &str) -> Result<impl BufRead + 'a> {
+    let start = input.fill_buf().map_err(Error::input)?;
+    let compression = Compression::detect(start, what)?;
+    Decoder::new(input, compression, &Limits::default())
+}
+
 /// A decompressed stream.
 pub(crate) enum Decoder<'a> {
     Plain(Box<dyn BufRead + 'a>),

@@ -66,6 +66,7 @@ use stage::StagedDirectory;
 use transfer::Transfers;
 
 pub use changes::{Empty, RunConfig};
+pub use compress::decoded;
 pub use container::CommitOptions;
 pub use diff::{Change, ChangeKind};
 pub use error::{Error, Result};

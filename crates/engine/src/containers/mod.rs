@@ -14,8 +14,12 @@
 //! Crash: `create` makes files, then the row; `remove` marks the row, removes the files, then the row.
 //! [`recover`](recover) finishes or undoes whatever was half made.
 
+mod archive;
 mod attach;
+mod commit;
 mod create;
+mod diff;
+mod export;
 mod inspect;
 mod list;
 mod logopts;
@@ -33,6 +37,7 @@ mod stop;
 mod supervise;
 mod table;
 mod top;
+mod tree;
 mod wait;
 
 use std::os::fd::OwnedFd;
@@ -48,6 +53,8 @@ use wharf_registry::Client;
 use wharf_shim::spool::Position;
 use wharf_state::Database;
 
+pub use archive::{ArchiveTarget, PathStat};
+pub use commit::CommitRequest;
 pub(crate) use create::environment;
 pub(crate) use prune::until;
 pub(crate) use record::{MountRecord, Phase, Record};
@@ -116,6 +123,9 @@ pub(crate) struct Container {
     pub(crate) id: ContainerId,
     /// Held by whoever changes its state.
     pub(crate) change: tokio::sync::Mutex<()>,
+    /// Its files: shared by those who read them or go through its running overlay, alone for who mounts them anew.
+    /// Taken after `change` where both are.
+    pub(crate) files: Arc<tokio::sync::RwLock<()>>,
     record: Mutex<Record>,
     link: Mutex<Option<Arc<Link>>>,
     pub(crate) progress: watch::Sender<Progress>,
@@ -128,6 +138,7 @@ impl Container {
         Arc::new(Self {
             id: record.id.clone(),
             change: tokio::sync::Mutex::new(()),
+            files: Arc::default(),
             progress: watch::Sender::new(Progress { exit, ..Progress::default() }),
             record: Mutex::new(record),
             link: Mutex::new(None),

@@ -63,6 +63,8 @@ impl Engine {
     /// Starts a container whose `change` the caller holds.
     pub(crate) async fn start(&self, container: &Arc<Container>) -> Result<()> {
         self.settled(container).await?;
+        // Nobody may have the files mounted elsewhere when the container mounts them.
+        let _files = container.files.write().await;
         match self.launch(container).await {
             Ok(()) => Ok(()),
             Err(error) => {

@@ -190,6 +190,11 @@ impl Engine {
     pub async fn pause_container(&self, name: &str) -> Result<()> {
         let container = self.find(name)?;
         let _change = container.change.lock().await;
+        self.pause(&container).await
+    }
+
+    /// The same for callers that hold `change`.
+    pub(crate) async fn pause(&self, container: &Arc<Container>) -> Result<()> {
         match container.record().phase {
             Phase::Running => {}
             Phase::Paused => {
@@ -197,10 +202,10 @@ impl Engine {
             }
             _ => return Err(Error::Conflict(format!("container {} is not running", container.id))),
         }
-        self.with_cgroup(&container, |cgroup| cgroup.freeze()).await?;
+        self.with_cgroup(container, |cgroup| cgroup.freeze()).await?;
         container.record().phase = Phase::Paused;
-        self.save(&container).await?;
-        self.emit(&container, "pause", &[]);
+        self.save(container).await?;
+        self.emit(container, "pause", &[]);
         Ok(())
     }
 
@@ -211,12 +216,17 @@ impl Engine {
     pub async fn unpause_container(&self, name: &str) -> Result<()> {
         let container = self.find(name)?;
         let _change = container.change.lock().await;
+        self.unpause(&container).await
+    }
+
+    /// The same for callers that hold `change`.
+    pub(crate) async fn unpause(&self, container: &Arc<Container>) -> Result<()> {
         if container.record().phase != Phase::Paused {
             return Err(Error::Conflict(format!("Container {} is not paused", container.id)));
         }
-        self.thaw(&container).await?;
-        self.save(&container).await?;
-        self.emit(&container, "unpause", &[]);
+        self.thaw(container).await?;
+        self.save(container).await?;
+        self.emit(container, "unpause", &[]);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The routes: one module a resource. A handler decodes, makes one engine call and encodes.
 
+mod archive;
 mod containers;
 mod events;
 mod exec;
@@ -20,6 +21,7 @@ use crate::error::Failure;
 pub(crate) fn router(engine: Engine) -> Router {
     Router::new()
         .merge(containers::routes())
+        .merge(archive::routes())
         .merge(streams::routes())
         .merge(exec::routes())
         .merge(images::routes())

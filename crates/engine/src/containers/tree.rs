@@ -1,0 +1,268 @@
+//! A container's files as one tree, running or not, for those who copy in and out.
+//!
+//! The tree is put together in a mount namespace that only one thread of ours is in, and that is gone when the thread
+//! is: nothing is left in the machine's mount table, whatever happens. In it are:
+//! - of a running container, a copy of the mount of its root, taken in its own mount namespace. Not `/proc/PID/root`:
+//!   that is whatever its init made its root, with everything the container mounted in it. The namespace is entered
+//!   for this one call, and proven to be the container's by its control group and a pidfd;
+//! - of any other, an overlay of its own, while nobody can start it;
+//! - for [`Access::Mounted`], its volumes, binds and the files the engine made for it, from the host's side. Each is
+//!   put on a descriptor that was resolved beneath the root (CP-04).
+//!
+//! All further work is done with calls on descriptors beneath that root ([`wharf_linux::confined`]). Nothing of the
+//! container is executed or loaded, no names are looked up by libraries, and the thread's own root stays the host's:
+//! what is poisoned in the container stays text (CP-02).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::mount::MountPropagationFlags;
+use rustix::process::PidfdFlags;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
+use wharf_image::SnapshotMounts;
+use wharf_linux::cgroup::Cgroup;
+use wharf_linux::confined::Root;
+use wharf_linux::mount::{self, Attributes};
+use wharf_linux::namespace::{self, Namespaces};
+use wharf_linux::{hostfs, hostfs::Context};
+use wharf_model::spec::MountKind;
+
+use super::{Container, MountRecord, Record};
+use crate::blocking::blocking;
+use crate::{Engine, Error, Result};
+
+/// Which of a container's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Its own, to read.
+    Own,
+    /// All that it sees of volumes and binds, too, to read and write.
+    Mounted,
+}
+
+/// The files of a container, not put together yet. As long as it lives, nobody starts the container.
+pub(crate) struct Tree {
+    source: Source,
+    mounts: Vec<MountRecord>,
+    /// The engine's directory of the container.
+    directory: PathBuf,
+    /// A directory of ours to mount on.
+    place: PathBuf,
+    _files: Files,
+}
+
+enum Source {
+    Running { pid: i32, cgroup: String },
+    Stopped { layers: SnapshotMounts, writable: bool },
+}
+
+/// The hold on a container's files.
+enum Files {
+    Shared { _guard: OwnedRwLockReadGuard<()> },
+    Alone { _guard: OwnedRwLockWriteGuard<()> },
+}
+
+impl Engine {
+    /// Takes hold of a container's files.
+    pub(crate) async fn tree(&self, container: &Arc<Container>, access: Access) -> Result<Tree> {
+        loop {
+            let running = container.record().is_running();
+            let files = if running || access == Access::Own {
+                Files::Shared { _guard: container.files.clone().read_owned().await }
+            } else {
+                Files::Alone { _guard: container.files.clone().write_owned().await }
+            };
+            if !running {
+                // Its last run may still have them mounted.
+                self.settled(container).await?;
+            }
+            let record = container.record().clone();
+            if record.is_running() == running {
+                return self.tree_of(record, access, files).await;
+            }
+        }
+    }
+
+    async fn tree_of(&self, record: Record, access: Access, files: Files) -> Result<Tree> {
+        let (engine, id) = (self.clone(), record.id.to_string());
+        let config = &self.inner.config;
+        let (directory, place) = (config.containers_dir().join(&id), config.run_dir());
+        let source = if record.is_running() {
+            Source::Running { pid: record.pid, cgroup: self.cgroup_path(&record) }
+        } else {
+            let layers = blocking(move || Ok(engine.inner.images.snapshot(&id)?)).await?;
+            Source::Stopped { layers, writable: access == Access::Mounted }
+        };
+        let mounts = if access == Access::Mounted { with_own_files(&record, &directory) } else { Vec::new() };
+        Ok(Tree { source, mounts, directory, place, _files: files })
+    }
+}
+
+/// The record's mounts, with the files the engine makes for every container in front.
+fn with_own_files(record: &Record, directory: &Path) -> Vec<MountRecord> {
+    let mut mounts = Vec::new();
+    for file in ["resolv.conf", "hostname", "hosts"] {
+        let target = format!("/etc/{file}");
+        if !record.mounts.iter().any(|mount| mount.target == target) {
+            let source = directory.join(file).to_string_lossy().into_owned();
+            mounts.push(MountRecord { source, target, ..own_file() });
+        }
+    }
+    mounts.extend(record.mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs).cloned());
+    mounts
+}
+
+fn own_file() -> MountRecord {
+    MountRecord {
+        kind: MountKind::Bind,
+        volume: String::new(),
+        anonymous: false,
+        source: String::new(),
+        target: String::new(),
+        mode: String::new(),
+        read_only: false,
+        propagation: String::new(),
+        non_recursive: true,
+        options: Vec::new(),
+        no_copy: false,
+        create_source: false,
+    }
+}
+
+impl Tree {
+    /// Puts the files together and does `work` on them, on a thread of its own. Blocks.
+    pub(crate) fn enter<T: Send>(self, work: impl FnOnce(&Root) -> Result<T> + Send) -> Result<T> {
+        let tree = &self;
+        std::thread::scope(|scope| {
+            let thread =
+                std::thread::Builder::new().name("container-files".into()).spawn_scoped(scope, || {
+                    let root = tree.assemble()?;
+                    work(&root)
+                });
+            match thread?.join() {
+                Ok(result) => result,
+                Err(_) => Err(Error::System("work on the files of a container panicked".into())),
+            }
+        })
+    }
+
+    /// Makes the calling thread's mount namespace one of its own, with the files in it.
+    fn assemble(&self) -> Result<Root> {
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |error: io::Error| {
+                Error::System(format!("cannot reach the files of the container: {what}: {error}"))
+            }
+        };
+        namespace::unshare(Namespaces::MOUNT).map_err(failed("new mount namespace"))?;
+        // What is unmounted on the host goes here, too; nothing comes back.
+        rustix::mount::mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+            .map_err(|error| failed("make the mount namespace a slave")(error.into()))?;
+        let tree = match &self.source {
+            Source::Running { pid, cgroup } => root_of(*pid, cgroup)?,
+            Source::Stopped { layers, writable: true } => layers.writable_tree()?,
+            Source::Stopped { layers, writable: false } => layers.tree()?,
+        };
+        if !self.mounts.is_empty() {
+            mount::attach(&tree, hostfs::open_dir(&self.place)?).map_err(failed("mount its root"))?;
+        }
+        let root = Root::from_fd(tree, Path::new("/"));
+        for record in &self.mounts {
+            self.attach(&root, record)
+                .map_err(|error| error.with_prefix(&format!("cannot mount {}: ", record.target)))?;
+        }
+        Ok(root)
+    }
+
+    /// Puts one mount on its place in the tree. A source that is not there has nothing to show.
+    fn attach(&self, root: &Root, record: &MountRecord) -> Result<()> {
+        let source = Path::new(&record.source);
+        let tree = match mount::clone_tree(CWD, source, !record.non_recursive) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.context("bind", source)?,
+        };
+        mount::set_propagation(&tree, mount::Propagation::Private, true).context("bind", source)?;
+        if record.read_only {
+            mount::set_attributes(&tree, Attributes::READ_ONLY, Attributes::default(), true)
+                .context("bind read-only", source)?;
+        }
+        let stat = rustix::fs::fstat(&tree).context("stat", source)?;
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let Some(place) = mount_point(root, Path::new(&record.target), is_directory)? else {
+            // The engine's own file, in an image that has no place for it and before the first start made one.
+            return if source.starts_with(&self.directory) {
+                Ok(())
+            } else {
+                Err(Error::System("its place is gone".into()))
+            };
+        };
+        Ok(mount::attach(&tree, &place).context("mount", Path::new(&record.target))?)
+    }
+}
+
+/// The place of a mount, resolved beneath the root, and made like the first start of the container would.
+fn mount_point(root: &Root, target: &Path, is_directory: bool) -> Result<Option<OwnedFd>> {
+    match root.open_at(target, OFlags::PATH, Mode::empty()) {
+        Ok(place) => return Ok(Some(place)),
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut so_far = PathBuf::from("/");
+    let mut above = root.directory(&so_far)?;
+    let parent = if is_directory { target } else { target.parent().unwrap_or(target) };
+    for name in parent.strip_prefix("/").unwrap_or(parent) {
+        so_far.push(name);
+        above = match root.directory(&so_far) {
+            Err(error) if error.is_not_found() => {
+                above.make_directory(name, 0o755)?;
+                root.directory(&so_far)?
+            }
+            other => other?,
+        };
+    }
+    if let (false, Some(name)) = (is_directory, target.file_name()) {
+        above.create(name, 0o755)?;
+    }
+    match root.open_at(target, OFlags::PATH, Mode::empty()) {
+        Ok(place) => Ok(Some(place)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A copy of the mount that is the root of a running container's mount namespace, without what is mounted on it.
+fn root_of(pid: i32, cgroup: &str) -> Result<OwnedFd> {
+    let gone = || Error::Conflict("the container ended just now; try again".into());
+    let process = rustix::process::Pid::from_raw(pid).ok_or_else(gone)?;
+    let pidfd = rustix::process::pidfd_open(process, PidfdFlags::empty()).map_err(|_| gone())?;
+    // The number was the container's when it was written down. The process of that number is in the container's group,
+    // and is still the one behind the pidfd afterwards: so it is the container's, and so is its namespace.
+    let group = Cgroup::open(cgroup).and_then(|group| group.pids()).map_err(|_| gone())?;
+    // A pidfd can be read once its process has ended.
+    let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
+    let ended = rustix::event::poll(&mut ended, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
+    if ended || !group.contains(&pid) {
+        return Err(gone());
+    }
+    let failed =
+        |error: io::Error| Error::System(format!("cannot reach the files of the container: {error}"));
+    let own = File::open("/proc/thread-self/ns/mnt").map_err(failed)?;
+    namespace::join(&pidfd, Namespaces::MOUNT).map_err(failed)?;
+    let tree = mount::clone_tree(CWD, c"/", false);
+    // Back in any case: a thread that stayed there would resolve the host's paths in the container.
+    namespace::join(own.as_fd(), Namespaces::MOUNT).map_err(failed)?;
+    tree.map_err(failed)
+}
+
+/// A failure of packing as one of the engine.
+pub(crate) fn unpackable(error: wharf_archive::pack::Error) -> Error {
+    match error {
+        wharf_archive::pack::Error::File(error) => Error::File(error),
+        wharf_archive::pack::Error::Output(error) => Error::Kernel(error),
+    }
+}
