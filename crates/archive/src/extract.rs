@@ -40,6 +40,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// A link that points out of the destination. Docker's words.
+    #[error("invalid symlink {path:?} -> {target:?}")]
+    Link {
+        /// The link.
+        path: PathBuf,
+        /// What it points at.
+        target: String,
+    },
     /// A directory is in the way of a file, or the other way round. Docker's words.
     #[error("cannot overwrite {existing} {path:?} with {new} {root:?}")]
     TypeChange {
@@ -85,13 +93,25 @@ pub struct Options {
     pub keep_types: bool,
     /// Refuse relative links that point out of the tree by their text.
     pub refuse_outward_links: bool,
-    /// The first part of every name, and what it becomes: nothing else may be in the stream.
-    pub rename: Option<(Vec<u8>, Vec<u8>)>,
+    /// What becomes of the names.
+    pub names: Names,
+}
+
+/// What becomes of the names in a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Names {
+    /// They stay as they are.
+    #[default]
+    Keep,
+    /// The first part of each must be the one, and becomes the other.
+    Rename(Vec<u8>, Vec<u8>),
+    /// All come beneath a directory of this name, which the root of the stream is.
+    Beneath(Vec<u8>),
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { owners: Owners::Stream, keep_types: false, refuse_outward_links: false, rename: None }
+        Self { owners: Owners::Stream, keep_types: false, refuse_outward_links: false, names: Names::Keep }
     }
 }
 
@@ -276,16 +296,18 @@ impl Extraction<'_> {
         if parts.len() > MAX_DEPTH {
             return Err(refused(shown, "a name of too many parts"));
         }
-        if let Some((from, to)) = &self.options.rename {
-            match parts.first_mut() {
+        match &self.options.names {
+            Names::Keep => {}
+            Names::Beneath(directory) => parts.insert(0, directory),
+            Names::Rename(from, to) => match parts.first_mut() {
                 Some(first) if *first == from.as_slice() => *first = to,
                 _ => {
                     let from = String::from_utf8_lossy(from).into_owned();
                     return Err(refused(shown, &format!("it is not beneath {from:?}, which was asked for")));
                 }
-            }
+            },
         }
-        Ok(parts.iter().filter(|part| !part.is_empty()).map(|part| OsStr::from_bytes(part)).collect())
+        Ok(parts.iter().map(|part| OsStr::from_bytes(part)).collect())
     }
 
     /// The directory `path` goes into, made as far as it is missing.

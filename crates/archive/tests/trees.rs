@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use wharf_archive::extract::{self, Options, Owners, extract};
+use wharf_archive::extract::{self, Names, Options, Owners, extract};
 use wharf_archive::pack::{Holes, Packer};
 use wharf_archive::tar::{Entry, Kind, Reader, Writer};
 use wharf_linux::confined::Root;
@@ -21,7 +21,7 @@ fn packed(path: &Path, holes: Holes) -> Vec<u8> {
 }
 
 fn client() -> Options {
-    Options { owners: Owners::Own, keep_types: true, refuse_outward_links: true, rename: None }
+    Options { owners: Owners::Own, keep_types: true, refuse_outward_links: true, names: Names::Keep }
 }
 
 fn extracted(stream: &[u8], to: &Path, options: &Options) -> extract::Result<u64> {
@@ -145,7 +145,7 @@ fn cp_05_a_hostile_stream_stays_in_the_destination() {
 #[test]
 fn cp_05_only_what_was_asked_for_is_renamed() {
     let to = tempfile::tempdir().unwrap();
-    let options = Options { rename: Some((b"old".to_vec(), b"new".to_vec())), ..client() };
+    let options = Options { names: Names::Rename(b"old".to_vec(), b"new".to_vec()), ..client() };
     extracted(&stream(&[("old", Kind::Directory), ("old/old", file())]), to.path(), &options).unwrap();
     assert!(to.path().join("new/old").exists());
     for entries in [&[("other", file())][..], &[("old/x", file()), ("./../old", file())], &[("olds", file())]]
@@ -153,6 +153,9 @@ fn cp_05_only_what_was_asked_for_is_renamed() {
         extracted(&stream(entries), to.path(), &options).unwrap_err();
     }
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
+    let beneath = Options { names: Names::Beneath(b"all".to_vec()), ..client() };
+    extracted(&stream(&[("./", Kind::Directory), ("/x", file())]), to.path(), &beneath).unwrap();
+    assert!(to.path().join("all/x").exists());
 }
 
 #[test]

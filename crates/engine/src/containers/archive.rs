@@ -218,6 +218,10 @@ fn write(
     let base = resolved.strip_prefix("/").unwrap_or(&resolved);
     let base = if base.as_os_str().is_empty() { Path::new(".") } else { base };
     extract(&mut Reader::new(stream), root, base, &options).map(drop).map_err(|error| match error {
+        // Something is mounted there. Docker's words.
+        extract::Error::File(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Error::System(format!("RemoveAll {}: device or resource busy", error.path.display()))
+        }
         extract::Error::File(error) => Error::File(error),
         refused => Error::Invalid(refused.to_string()),
     })

@@ -2,11 +2,15 @@
 
 pub(crate) mod attach;
 pub(crate) mod check;
+pub(crate) mod commit;
 pub(crate) mod completion;
+pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod df;
+pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod export;
 pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
@@ -65,8 +69,12 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[
 /// Every verb there is.
 pub(crate) const VERBS: &[Entry] = &[
     Entry::of::<attach::Attach>(&["container attach", "attach"]),
+    Entry::of::<commit::Commit>(&["container commit", "commit"]),
+    Entry::of::<cp::Cp>(&["container cp", "cp"]),
     Entry::of::<create::Create>(&["container create", "create"]),
+    Entry::of::<diff::Diff>(&["container diff", "diff"]),
     Entry::of::<exec::Exec>(&["container exec", "exec"]),
+    Entry::of::<export::Export>(&["container export", "export"]),
     Entry::of::<inspect::InspectContainer>(&["container inspect"]),
     Entry::of::<kill::Kill>(&["container kill", "kill"]),
     Entry::of::<logs::Logs>(&["container logs", "logs"]),

@@ -51,14 +51,20 @@ impl Verb for Save {
             request = request.query("platform", platform.document());
         }
         let response = cli.engine().await?.send(request).await?;
-        match &self.output {
-            None => copy(response, &mut io::stdout().lock()).await,
-            Some(path) => to_file(response, Path::new(path)).await,
-        }
+        write(response, self.output.as_deref()).await
     }
 }
 
-fn check(path: &str) -> std::result::Result<(), String> {
+/// Writes what the engine sends to a file, or to standard output.
+pub(super) async fn write(response: Response, output: Option<&str>) -> Result {
+    match output {
+        None => copy(response, &mut io::stdout().lock()).await,
+        Some(path) => to_file(response, Path::new(path)).await,
+    }
+}
+
+/// Why a path cannot be written to, if it cannot.
+pub(super) fn check(path: &str) -> std::result::Result<(), String> {
     let directory = Path::new(path).parent().filter(|directory| !directory.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     if let Err(error) = std::fs::metadata(directory) {
