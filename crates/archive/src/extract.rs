@@ -270,10 +270,7 @@ impl Extraction<'_> {
             }
             if depth < 0 {
                 let target = String::from_utf8_lossy(target).into_owned();
-                return Err(refused(
-                    shown,
-                    &format!("invalid symlink: {target:?} points out of the destination"),
-                ));
+                return Err(Error::Link { path: path.to_owned(), target });
             }
         }
         Ok(())

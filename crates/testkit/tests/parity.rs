@@ -106,7 +106,9 @@ macro_rules! sessions {
     };
 }
 
-sessions![archive, cgroup1, exec, image, lifecycle, limits, list, logs, network, run, system, terminal, volume];
+sessions![
+    archive, cgroup1, exec, image, lifecycle, limits, list, logs, network, run, system, terminal, volume
+];
 
 #[test]
 fn every_session_is_played_and_together_they_are_many() {

@@ -67,9 +67,7 @@ async fn write(
 
 async fn export(State(engine): State<Engine>, Path(name): Path<String>) -> Result<Response> {
     let mut response = tar(engine.export_container(&name).await?);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     Ok(response)
 }
 

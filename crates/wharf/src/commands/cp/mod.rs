@@ -65,8 +65,8 @@ impl Verb for Cp {
             }
         }
         match (paths::split_argument(&source), paths::split_argument(&destination)) {
-            ((Some(container), from), (None, to)) => self.from_container(cli, container, from, to).await,
-            ((None, from), (Some(container), to)) => self.to_container(cli, from, container, to).await,
+            ((Some(container), from), (None, to)) => self.copy_out(cli, container, from, to).await,
+            ((None, from), (Some(container), to)) => self.copy_in(cli, from, container, to).await,
             ((Some(_), _), (Some(_), _)) => {
                 Err(Failure::message("copying between containers is not supported"))
             }
@@ -76,7 +76,7 @@ impl Verb for Cp {
 }
 
 impl Cp {
-    async fn from_container(&self, cli: &Cli, container: &str, from: &str, to: &str) -> Result {
+    async fn copy_out(&self, cli: &Cli, container: &str, from: &str, to: &str) -> Result {
         let to = if to == "-" { to.to_owned() } else { local::absolute(to)? };
         if to != "-" {
             local::check_output(&to)?;
@@ -108,7 +108,7 @@ impl Cp {
         received.map(drop)
     }
 
-    async fn to_container(&self, cli: &Cli, from: &str, container: &str, to: &str) -> Result {
+    async fn copy_in(&self, cli: &Cli, from: &str, container: &str, to: &str) -> Result {
         let from = if from == "-" { from.to_owned() } else { local::absolute(from)? };
         let engine = cli.engine().await?;
         let mut destination = End { path: to.to_owned(), ..End::default() };
