@@ -70,6 +70,7 @@ impl Images {
         let new = NewImage {
             config: wharf_content::spec::to_json(&document),
             manifest: None,
+            indexes: Vec::new(),
             layers,
             names: options.reference.into_iter().map(Reference::or_latest).collect(),
             what: "committed image".to_owned(),
