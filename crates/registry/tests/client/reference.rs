@@ -1,9 +1,13 @@
 //! The same calls against a registry that is not ours: Debian's docker-registry of `../shared/peers` when
 //! `WHARF_TEST_REFERENCE` is set, or the one at `WHARF_TEST_REGISTRY` (`host:port`, user `me`, password `hidden`).
 
+use std::io::Read;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use wharf_content::{digest_of, spec};
@@ -60,7 +64,7 @@ impl Peer {
             .spawn()
             .unwrap();
         let began = Instant::now();
-        while std::net::TcpStream::connect(&host).is_err() {
+        while TcpStream::connect(&host).is_err() {
             assert!(began.elapsed() < Duration::from_secs(30), "docker-registry does not listen on {host}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -160,4 +164,47 @@ async fn manifests_and_lists(peer: &Peer, repository: &Repository, config_blob: 
     deleting.delete_manifest(&Target::Digest(digest)).await.unwrap();
     let gone = repository.manifest(&Target::Digest(digest)).await.unwrap_err();
     assert!(matches!(gone, Error::NotFound { .. }), "{gone}");
+}
+
+/// Passes connections on, and breaks each one that carried `limit` bytes in one direction, `times` times in all.
+fn breaking(to: &str, limit: u64, times: usize) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (to, left) = (to.to_owned(), Arc::new(AtomicUsize::new(times)));
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let (Ok(near), Ok(far)) = (near, TcpStream::connect(&to)) else { return };
+            for (from, into) in [(&near, &far), (&far, &near)] {
+                let (mut from, mut into) = (from.try_clone().unwrap(), into.try_clone().unwrap());
+                let left = Arc::clone(&left);
+                std::thread::spawn(move || {
+                    let carried = std::io::copy(&mut Read::by_ref(&mut from).take(limit), &mut into);
+                    let full = carried.is_ok_and(|carried| carried == limit);
+                    let take = |left: usize| left.checked_sub(1);
+                    if full && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+                        let _ = std::io::copy(&mut from, &mut into);
+                    }
+                    let _ = (from.shutdown(Shutdown::Both), into.shutdown(Shutdown::Both));
+                });
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn broken_connections_to_another_registry_cost_no_blob() {
+    let Some(peer) = Peer::find().await else { return };
+    let bytes = noise(8_000_000);
+    let blob = blob_of(&bytes);
+    let through = Peer { host: breaking(&peer.host, 3_000_000, 2), running: None };
+    let repository = through.repository("broken/app", Access::Push, config(), Some(password()));
+    let mut highest = 0;
+    let pushed =
+        repository.push_blob(&blob, &Memory::new(&bytes), None, &mut |at| highest = at.max(highest)).await;
+    assert_eq!((pushed.unwrap(), highest), (Pushed::Uploaded, blob.size));
+
+    let through = Peer { host: breaking(&peer.host, 3_000_000, 2), running: None };
+    let repository = through.repository("broken/app", Access::Pull, config(), Some(password()));
+    assert!(read(repository.blob(&blob, 0).await.unwrap()).await.unwrap() == bytes);
 }
