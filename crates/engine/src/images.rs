@@ -73,10 +73,10 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Image`] when there is none of that name.
-    pub async fn inspect_image(&self, name: &str) -> Result<ImageView> {
+    pub async fn inspect_image(&self, name: &str, platform: Option<String>) -> Result<ImageView> {
         let (engine, name) = (self.clone(), name.to_owned());
         blocking(move || {
-            let image = engine.inner.images.resolve(&name)?;
+            let image = engine.inner.images.resolve_on(&name, platform.as_deref())?;
             let containers = engine.image_users(&image.id).len();
             Ok(ImageView { image, containers })
         })
@@ -87,9 +87,13 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Image`] when there is none of that name.
-    pub async fn image_history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
+    pub async fn image_history(&self, name: &str, platform: Option<String>) -> Result<Vec<HistoryEntry>> {
         let (images, name) = (self.inner.images.clone(), name.to_owned());
-        blocking(move || Ok(images.history(&name)?)).await
+        blocking(move || {
+            images.resolve_on(&name, platform.as_deref())?;
+            Ok(images.history(&name)?)
+        })
+        .await
     }
 
     /// Takes in an archive of images.
@@ -126,13 +130,22 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Image`] for a name without an image.
-    pub async fn save_images(&self, names: Vec<String>) -> Result<impl AsyncRead + Send + use<>> {
+    pub async fn save_images(
+        &self,
+        names: Vec<String>,
+        platform: Option<String>,
+    ) -> Result<impl AsyncRead + Send + use<>> {
         let (images, wanted) = (self.inner.images.clone(), names.clone());
         blocking(move || {
             for name in &wanted {
-                images.resolve(name).map_err(|error| match error.kind() {
-                    ErrorKind::NotFound => Error::NotFound(format!("No such image: {name}")),
-                    _ => Error::Image(error),
+                images.resolve_on(name, platform.as_deref()).map_err(|error| {
+                    match (&error, error.kind()) {
+                        (wharf_image::Error::OtherPlatform { wanted, .. }, _) => {
+                            Error::System(format!("no suitable export target found for platform {wanted}"))
+                        }
+                        (_, ErrorKind::NotFound) => Error::NotFound(format!("No such image: {name}")),
+                        _ => Error::Image(error),
+                    }
                 })?;
             }
             Ok(())

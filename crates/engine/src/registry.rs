@@ -163,11 +163,19 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name with a digest.
-    pub fn push_image(&self, reference: &Reference, credential: Option<Credential>) -> Result<PushTransfer> {
+    pub async fn push_image(
+        &self,
+        reference: &Reference,
+        platform: Option<String>,
+        credential: Option<Credential>,
+    ) -> Result<PushTransfer> {
         if reference.digest().is_some() {
             return Err(Error::Invalid("cannot push a digest reference".to_owned()));
         }
         let reference = reference.clone().or_latest();
+        if platform.is_some() {
+            self.inspect_image(&reference.familiar(), platform).await?;
+        }
         let repository = self.repository(&reference, Access::Push, credential)?;
         let request = PushRequest { reference: reference.clone(), repository };
         let transfer = self.inner.images.push(request);
@@ -239,13 +247,17 @@ fn registry_failure(reference: &Reference, error: RegistryError) -> Error {
 
 /// Docker's words for the two refusals that people meet.
 fn said(reference: &Reference, error: &RegistryError) -> Option<Error> {
+    // A repository that does not exist and one that may not be seen are the same to a stranger.
+    let hidden = match error {
+        RegistryError::Unauthorized { .. } | RegistryError::Denied { .. } => true,
+        RegistryError::NotFound { what } => what.starts_with("name unknown"),
+        _ => false,
+    };
     match error.kind() {
-        _ if matches!(error, RegistryError::Unauthorized { .. } | RegistryError::Denied { .. }) => {
-            Some(Error::NotFound(format!(
-                "pull access denied for {}, repository does not exist or may require 'docker login': {error}",
-                reference.familiar_name()
-            )))
-        }
+        _ if hidden => Some(Error::NotFound(format!(
+            "pull access denied for {}, repository does not exist or may require 'docker login': {error}",
+            reference.familiar_name()
+        ))),
         ErrorKind::NotFound => {
             Some(Error::NotFound(format!("manifest for {} not found: {error}", reference.familiar())))
         }

@@ -85,6 +85,18 @@ pub enum Error {
     /// No image for the platform in an index; Docker says it so.
     #[error("no matching manifest for {0} in the manifest list entries")]
     NoPlatform(String),
+    /// The image is of another platform than the one that was asked for; Docker says it so.
+    #[error(
+        "image with reference {name} was found but its platform ({found}) does not match the specified platform ({wanted})"
+    )]
+    OtherPlatform {
+        /// Its name.
+        name: String,
+        /// Its platform.
+        found: String,
+        /// The one that was asked for.
+        wanted: String,
+    },
     /// An image that cannot run here.
     #[error("{0}")]
     Unsupported(String),
@@ -116,7 +128,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound(_) | Self::NoReference | Self::NoSnapshot(_) => ErrorKind::NotFound,
-            Self::NoPlatform(_) | Self::NothingToPush(_) => ErrorKind::NotFound,
+            Self::NoPlatform(_) | Self::OtherPlatform { .. } | Self::NothingToPush(_) => ErrorKind::NotFound,
             Self::Registry { source, .. } => source.kind(),
             Self::Shared(error) => error.kind(),
             Self::SnapshotExists(_) | Self::Conflict(_) => ErrorKind::Conflict,

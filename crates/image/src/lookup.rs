@@ -6,6 +6,7 @@ use wharf_model::{Digest, Reference};
 use wharf_state::rusqlite::Connection;
 
 use crate::records::{self, ImageRow, NameRow};
+use crate::transfer::Wanted as WantedPlatform;
 use crate::{Error, HistoryEntry, Image, Images, Inner, Result};
 
 impl Images {
@@ -42,6 +43,23 @@ impl Images {
             Ok::<_, Error>((row, names))
         })?;
         self.inner.image(row, names)
+    }
+
+    /// The image that a name means, if it is of a platform.
+    ///
+    /// # Errors
+    /// As [`Images::resolve`], and [`Error::OtherPlatform`].
+    pub fn resolve_on(&self, name: &str, platform: Option<&str>) -> Result<Image> {
+        let image = self.resolve(name)?;
+        let Some(text) = platform.filter(|text| !text.is_empty()) else { return Ok(image) };
+        let wanted = WantedPlatform::parse(Some(text))?;
+        let documents = self.inner.documents(&image.id)?;
+        if wanted.is(&documents.os, &documents.architecture, &documents.variant) {
+            return Ok(image);
+        }
+        let name = Reference::parse_normalized(name)
+            .map_or_else(|_| name.to_owned(), |name| name.or_latest().familiar());
+        Err(Error::OtherPlatform { name, found: documents.platform(), wanted: text.to_owned() })
     }
 
     /// Every image, newest first, those without a name too. One whose config cannot be read is left out, so that the

@@ -100,6 +100,24 @@ impl Query {
         Ok((time != Timestamp::UNIX_EPOCH).then_some(time))
     }
 
+    /// `platform={"os":…,"architecture":…}` as `os/architecture`.
+    pub(crate) fn platform(&self) -> Result<Option<String>> {
+        #[derive(serde::Deserialize)]
+        struct Platform {
+            #[serde(default)]
+            os: String,
+            #[serde(default)]
+            architecture: String,
+            #[serde(default)]
+            variant: String,
+        }
+        let Some(text) = self.text("platform").filter(|text| !text.is_empty()) else { return Ok(None) };
+        let platform: Platform = serde_json::from_str(text)
+            .map_err(|error| Failure::invalid(format!("failed to parse platform: {error}")))?;
+        let parts = [platform.os, platform.architecture, platform.variant];
+        Ok(Some(parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")))
+    }
+
     /// `filters`, in either of the two forms clients send: `{"label": ["a"]}` and `{"label": {"a": true}}`.
     pub(crate) fn filters(&self) -> Result<Filters> {
         let mut filters = Filters::default();

@@ -85,7 +85,7 @@ impl Engine {
         }
         let mut ids = Vec::new();
         for name in filters.values("ancestor") {
-            if let Ok(image) = self.inspect_image(name).await {
+            if let Ok(image) = self.inspect_image(name, None).await {
                 ids.push(image.image.id.to_string());
             }
         }

@@ -29,6 +29,7 @@ use board::Board;
 
 use board::Follower;
 pub use board::{LayerState, Progress};
+pub(crate) use platform::Wanted;
 pub use pull::{PullRequest, Pulled};
 pub use push::{PushRequest, Pushed};
 

@@ -44,11 +44,12 @@ async fn get_of_one(
     State(engine): State<Engine>,
     Version(version): Version,
     Path(rest): Path<String>,
+    query: Query,
 ) -> Result<Response> {
     match split(&rest) {
-        Some((name, "json")) => inspect(&engine, version, name).await,
-        Some((name, "history")) => history(&engine, name).await,
-        Some((name, "get")) => save(&engine, vec![name.to_owned()]).await,
+        Some((name, "json")) => inspect(&engine, version, name, query.platform()?).await,
+        Some((name, "history")) => history(&engine, name, query.platform()?).await,
+        Some((name, "get")) => save(&engine, vec![name.to_owned()], query.platform()?).await,
         _ => Err(Failure::no_route()),
     }
 }
@@ -62,7 +63,9 @@ async fn post_to_one(
 ) -> Result<Response> {
     match split(&rest) {
         Some((name, "tag")) => tag(&engine, name, &query).await,
-        Some((name, "push")) => registry::push(&engine, name, query.text("tag"), &headers).await,
+        Some((name, "push")) => {
+            registry::push(&engine, name, query.text("tag"), query.platform()?, &headers).await
+        }
         _ => Err(Failure::no_route()),
     }
 }
@@ -84,14 +87,19 @@ async fn list(State(engine): State<Engine>, Version(version): Version, query: Qu
     Ok(response::ok(&Shaped::each(&Value::Array(rows), shapes::IMAGE_SUMMARY)))
 }
 
-async fn inspect(engine: &Engine, version: ApiVersion, name: &str) -> Result<Response> {
-    let mut document = image::to_inspect(engine.inspect_image(name).await?);
+async fn inspect(
+    engine: &Engine,
+    version: ApiVersion,
+    name: &str,
+    platform: Option<String>,
+) -> Result<Response> {
+    let mut document = image::to_inspect(engine.inspect_image(name, platform).await?);
     adapt::image(&mut document, version);
     Ok(response::ok(&Shaped::one(&document, shapes::IMAGE)))
 }
 
-async fn history(engine: &Engine, name: &str) -> Result<Response> {
-    let entries = engine.image_history(name).await?;
+async fn history(engine: &Engine, name: &str, platform: Option<String>) -> Result<Response> {
+    let entries = engine.image_history(name, platform).await?;
     let lines: Vec<ImageHistoryResponseItem> = entries.into_iter().map(image::to_history).collect();
     Ok(response::shaped_list(&lines, shapes::HISTORY))
 }
@@ -119,11 +127,11 @@ async fn prune(State(engine): State<Engine>, query: Query) -> Result<Response> {
 
 async fn save_many(State(engine): State<Engine>, query: Query) -> Result<Response> {
     let names: Vec<String> = query.all("names").filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    save(&engine, names).await
+    save(&engine, names, query.platform()?).await
 }
 
-async fn save(engine: &Engine, names: Vec<String>) -> Result<Response> {
-    let archive = engine.save_images(names).await?;
+async fn save(engine: &Engine, names: Vec<String>, platform: Option<String>) -> Result<Response> {
+    let archive = engine.save_images(names, platform).await?;
     // An error on the way breaks the connection, so that no client takes half an archive for a whole one.
     let mut response = Response::new(Body::from_stream(ReaderStream::with_capacity(archive, ARCHIVE_CHUNK)));
     response

@@ -224,6 +224,7 @@ pub(super) async fn push(
     engine: &Engine,
     name: &str,
     tag: Option<&str>,
+    platform: Option<String>,
     headers: &HeaderMap,
 ) -> Result<Response> {
     let repository = parse(name)?;
@@ -243,7 +244,11 @@ pub(super) async fn push(
         )));
     }
     let (engine, credential) = (engine.clone(), credential(headers));
-    let pushes = Pushes { engine, credential, waiting: wanted.into(), current: None, lines };
+    // Docker looks at the platform before it answers.
+    if let (Some(platform), [only]) = (&platform, &wanted[..]) {
+        engine.inspect_image(&only.familiar(), Some(platform.clone())).await?;
+    }
+    let pushes = Pushes { engine, credential, platform, waiting: wanted.into(), current: None, lines };
     let body = response::pieces(pushes, |mut pushes| async move {
         let line = pushes.next().await?;
         Some((bytes(&line), pushes))
@@ -255,6 +260,7 @@ pub(super) async fn push(
 struct Pushes {
     engine: Engine,
     credential: Option<Credential>,
+    platform: Option<String>,
     waiting: VecDeque<Reference>,
     current: Option<PushTransfer>,
     lines: VecDeque<Line>,
@@ -277,7 +283,8 @@ impl Pushes {
                 continue;
             }
             let reference = self.waiting.pop_front()?;
-            match self.engine.push_image(&reference, self.credential.clone()) {
+            let (platform, credential) = (self.platform.clone(), self.credential.clone());
+            match self.engine.push_image(&reference, platform, credential).await {
                 Ok(transfer) => self.current = Some(transfer),
                 Err(error) => self.fail(&error),
             }
