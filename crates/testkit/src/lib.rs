@@ -25,6 +25,7 @@ pub mod leftovers;
 pub mod normalise;
 pub mod random;
 mod reference;
+mod registry;
 pub mod transcript;
 mod wait;
 
@@ -33,6 +34,7 @@ pub use binaries::{binary, docker_cli, use_release_binaries, workspace_root};
 pub use cli::{Cli, Output};
 pub use engine::{Engine, EngineBuilder};
 pub use reference::Reference;
+pub use registry::Registry;
 pub use wait::{retry_until, wait_until};
 
 /// How long a test waits for something that normally takes milliseconds. Generous: the machine may be busy with a build.
