@@ -60,6 +60,17 @@ impl Registry {
         self.check_blobs().await
     }
 
+    /// Looks at every blob and does every check that is due, in a registry that is not being served.
+    ///
+    /// # Errors
+    /// When the storage fails; what was not done is done the next time.
+    pub async fn collect_all(&self) -> Result<()> {
+        self.recall_uploads().await?;
+        self.count_blobs(true).await?;
+        self.expire_uploads().await?;
+        self.collect_once().await
+    }
+
     async fn check_names(&self) -> Result<()> {
         let mut after = String::new();
         loop {

@@ -11,6 +11,7 @@ mod serve;
 mod settings;
 mod signals;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -28,6 +29,12 @@ struct Program {
 enum Verb {
     /// Serve a registry
     Serve(Box<settings::ServeFlags>),
+    /// Remove what is needed no more from a registry that is not being served (one that is does so by itself)
+    GarbageCollect {
+        /// The registry's directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+    },
     /// Ask for a password and print the user's line for --htpasswd
     HashPassword {
         /// The user's name
@@ -57,6 +64,10 @@ fn run(program: Program) -> Result<()> {
             let settings = settings::Settings::load(*flags)?;
             serve::log(settings.log_level);
             runtime()?.block_on(serve::serve(settings))
+        }
+        Verb::GarbageCollect { data } => {
+            serve::log(tracing::Level::WARN);
+            runtime()?.block_on(serve::garbage_collect(&data))
         }
         Verb::HashPassword { user } => hash_password::run(&user),
     }

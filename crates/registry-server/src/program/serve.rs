@@ -1,9 +1,11 @@
-//! `wharf-registry serve`.
+//! `wharf-registry serve` and `garbage-collect`.
 
 use std::io::{self, IsTerminal as _};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use axum::Router;
 use axum::routing::get;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -14,12 +16,12 @@ use tracing_subscriber::fmt::time::SystemTime;
 
 use super::settings::Settings;
 use super::signals::{self, Stop};
-use crate::Registry;
 use crate::auth::Gate;
 use crate::listen::Listener;
 use crate::observe::{AccessLog, Observer};
 use crate::storage::Local;
 use crate::tls::Tls;
+use crate::{Options, Registry};
 
 /// Connections of the monitoring at once.
 const METRICS_CONNECTIONS: usize = 16;
@@ -33,6 +35,20 @@ pub(super) fn log(level: tracing::Level) {
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of the verb")]
+pub(super) async fn garbage_collect(data: &Path) -> Result<()> {
+    if !wharf_linux::hostfs::exists(&data.join("registry.db"))? {
+        bail!("{} is no registry's directory: name the one that was given to `serve --data`", data.display());
+    }
+    let storage = Local::open(data).await.context("opening the storage")?;
+    let registry = Registry::new(storage, Options { grace: Duration::ZERO, ..Options::default() });
+    registry.collect_all().await.context("collecting")?;
+    let usage = registry.usage();
+    println!("removed {} blobs of {} bytes", usage.removed_blobs, usage.removed_bytes);
+    println!("kept {} blobs of {} bytes", usage.blobs, usage.bytes);
+    Ok(())
 }
 
 pub(super) async fn serve(settings: Settings) -> Result<()> {

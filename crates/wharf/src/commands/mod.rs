@@ -29,6 +29,7 @@ pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
+mod registry;
 pub(crate) mod rename;
 pub(crate) mod restart;
 pub(crate) mod rm;
@@ -62,6 +63,7 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("image", "Manage images"),
     ("manifest", "Manage lists of manifests in registries"),
     ("network", "Manage networks"),
+    ("registry", "Serve a registry"),
     ("system", "Manage the engine"),
     ("volume", "Manage volumes"),
 ];
@@ -121,6 +123,7 @@ pub(crate) const VERBS: &[Entry] = &[
     Entry::of::<prune::Volumes>(&["volume prune"]),
     Entry::of::<volume::Rm>(&["volume rm", "volume remove"]),
     Entry::of::<inspect::Inspect>(&["inspect"]),
+    Entry::of::<registry::Serve>(&["registry serve"]),
     Entry::of::<login::Login>(&["login"]),
     Entry::of::<logout::Logout>(&["logout"]),
     Entry::of::<search::Search>(&["search"]),
