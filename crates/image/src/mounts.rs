@@ -45,6 +45,10 @@ impl SnapshotMounts {
         if writable {
             filesystem.set("upperdir", self.base.join(&self.upper)).map_err(failed)?;
             filesystem.set("workdir", self.base.join(&self.work)).map_err(failed)?;
+            // As the container itself is mounted: what is written is whole in the upper directory.
+            for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off")] {
+                let _unknown = filesystem.set(key, value);
+            }
         }
         let attributes = if writable { Attributes::default() } else { Attributes::READ_ONLY };
         Ok(filesystem.mount(attributes).map_err(failed)?)

@@ -164,6 +164,11 @@ fn overlay(base: &Path, lower: &[String], upper: &str, work: &str) -> std::resul
     }
     set("upperdir", upper)?;
     set("workdir", work)?;
+    // Whatever the module's defaults: what the container writes is whole in the upper directory, so that a layer can be
+    // made of it. A kernel that does not know these options does neither.
+    for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off")] {
+        let _unknown = filesystem.set(key, value);
+    }
     filesystem.mount(Attributes::default()).map_err(|e| {
         let why = filesystem.complaint().map_or_else(|| e.to_string(), |words| format!("{words} ({e})"));
         failed(&format!("mount in {}", base.display()), &why)
