@@ -31,6 +31,7 @@ mod directory;
 mod documents;
 mod erofs;
 mod error;
+mod follow;
 mod import;
 mod layer;
 mod limits;

@@ -74,6 +74,11 @@ enum End {
 #[error("the source of the data failed")]
 struct SourceFailure;
 
+/// An error that leaves it to the other thread to say what happened.
+pub(crate) fn source_failure() -> io::Error {
+    io::Error::other(SourceFailure)
+}
+
 /// Whether an error means that the other thread gave up.
 pub(crate) fn is_source_failure(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<SourceFailure>())
@@ -101,7 +106,7 @@ impl BufRead for Source {
             }
         }
         match &mut self.end {
-            Some(End::Failed(error)) => Err(error.take().unwrap_or_else(|| io::Error::other(SourceFailure))),
+            Some(End::Failed(error)) => Err(error.take().unwrap_or_else(source_failure)),
             _ => Ok(&self.chunk[self.at..]),
         }
     }

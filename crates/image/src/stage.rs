@@ -1,22 +1,25 @@
 //! One pass over a layer: read once, and hashed, stored and unpacked at the same time.
 //!
 //! Up to three threads: the caller's takes the bytes as they come, hashes and stores them; one decompresses; one hashes
-//! what comes out and unpacks it. Chunks go round between them and are not copied.
+//! what comes out and unpacks it. Chunks go round between them and are not copied. A download is different in one point:
+//! it is unpacked from its file, so that the network never waits for the unpacker ([`crate::follow`]).
 
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use wharf_content::{Ingest, Staged};
 use wharf_linux::hostfs;
 use wharf_model::Digest;
 
 use crate::compress::{Compression, Decoder};
+use crate::follow::{Follow, Written};
 use crate::layer::{FILES, Format, UnpackedLayer};
 use crate::limits::Limits;
-use crate::pipe::{CHUNK, Sink, Source, pipe};
+use crate::pipe::{CHUNK, Sink, pipe};
 use crate::{Error, Result};
 
 /// Bytes of a blob after which the kernel is asked to start writing them to disk.
@@ -130,6 +133,60 @@ pub(crate) fn take_layer(
     Ok(StagedLayer { blob, compression, diff_id, directory, unpacked })
 }
 
+/// Takes a layer in from the network, going on with what `ingest` kept of an earlier attempt. `frames` is asked for what
+/// follows that; `on` learns how many bytes are unpacked.
+pub(crate) fn take_download(
+    mut ingest: Ingest,
+    directory: StagedDirectory,
+    frames: &mut dyn FnMut() -> Result<Option<Bytes>>,
+    limits: &Limits,
+    on: &(dyn Fn(u64) + Sync),
+) -> Result<StagedLayer> {
+    let written = Written::new(ingest.kept());
+    let file = ingest.kept_reader()?;
+    let (compression, Outcome { unpacked, diff_id }) = thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let mut source = Follow::new(file, &written, on);
+            let compression = Compression::detect(source.start().map_err(Error::input)?, "layer")?;
+            Ok((compression, unpack_stream(source, compression, &directory, limits)?))
+        });
+        let stored = store_download(&mut ingest, frames, &written);
+        written.end(stored.is_ok());
+        let worked = worker.join().unwrap_or_else(|_| Err(Error::Damaged("unpacking panicked".to_owned())));
+        // The network's failure is the cause of the unpacker's, never the other way round.
+        stored.and(worked)
+    })?;
+    let blob = ingest.finish();
+    let diff_id = diff_id.unwrap_or(*blob.digest());
+    Ok(StagedLayer { blob, compression, diff_id, directory, unpacked })
+}
+
+/// Hashes what was kept, then stores what comes, for as long as somebody reads it.
+fn store_download(
+    ingest: &mut Ingest,
+    frames: &mut dyn FnMut() -> Result<Option<Bytes>>,
+    written: &Written,
+) -> Result<()> {
+    let mut earlier = io::BufReader::with_capacity(CHUNK, ingest.kept_reader()?.take(ingest.kept()));
+    loop {
+        let chunk = earlier.fill_buf().map_err(Error::input)?;
+        if chunk.is_empty() {
+            break;
+        }
+        ingest.write_all(chunk).map_err(|error| ingest.failure(error))?;
+        let taken = chunk.len();
+        earlier.consume(taken);
+    }
+    let mut written_back = ingest.size();
+    while let Some(frame) = frames()? {
+        store_chunk(ingest, &frame, &mut written_back)?;
+        if !written.advance(ingest.size()) {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Hands every chunk to the unpacking thread and stores it. Owns the sink: returning ends the other thread's stream.
 fn copy(
     sink: Sink,
@@ -191,7 +248,7 @@ fn store_chunk(ingest: &mut Ingest, chunk: &[u8], written_back: &mut u64) -> Res
 }
 
 fn unpack_stream(
-    source: Source,
+    source: impl BufRead + Send,
     compression: Compression,
     directory: &StagedDirectory,
     limits: &Limits,
@@ -213,7 +270,12 @@ fn unpack_stream(
 }
 
 /// Decompresses until the end or until nobody wants more.
-fn decompress(source: Source, compression: Compression, limits: &Limits, sink: &Sink) -> io::Result<()> {
+fn decompress(
+    source: impl BufRead,
+    compression: Compression,
+    limits: &Limits,
+    sink: &Sink,
+) -> io::Result<()> {
     let mut decoder = decompressed(source, compression, limits).map_err(io::Error::other)?;
     loop {
         let mut chunk = sink.buffer();

@@ -1,7 +1,7 @@
 //! One layer from a registry to the disk.
 
-use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -11,14 +11,12 @@ use wharf_registry::Repository;
 use super::board::{Board, LayerState};
 use super::{blocking, refused};
 use crate::commit::LayerSource;
-use crate::compress::Compression;
-use crate::pipe::CHUNK;
 use crate::records::{self, LayerBlobRow};
-use crate::stage::{self, StagedLayer, read_chunk};
+use crate::stage::{self, StagedLayer};
 use crate::{Error, Inner, Result};
 
 /// Frames between the network and the disk at most.
-const FRAMES: usize = 32;
+const FRAMES: usize = 8;
 
 /// A layer that is here.
 pub(super) enum Fetched {
@@ -44,7 +42,7 @@ pub(super) async fn layer(
     inner: &Arc<Inner>,
     repository: &Repository,
     blob: &Descriptor,
-    board: &Board,
+    board: &Arc<Board>,
 ) -> Result<Fetched> {
     let id = blob.digest.short();
     if let Some(row) = stored(inner, blob).await? {
@@ -60,13 +58,14 @@ pub(super) async fn layer(
     }
     let turn = Arc::clone(&inner.transfers.downloads).acquire_owned().await;
     let guard = Arc::new((guard, turn));
-    let (layer, resumed) = attempt(inner, repository, blob, board, Arc::clone(&guard)).await?;
-    let layer = match check(layer, blob) {
+    let (first, resumed) = attempt(inner, repository, blob, board, Arc::clone(&guard)).await;
+    let layer = match first {
         // What an earlier attempt left may be what is wrong: a disk that lost power keeps lengths without bytes.
-        Err(_) if resumed => check(attempt(inner, repository, blob, board, guard).await?.0, blob)?,
-        checked => checked?,
+        Err(error) if resumed && is_about_content(&error) => {
+            attempt(inner, repository, blob, board, guard).await.0?
+        }
+        first => first?,
     };
-    board.layer(&id, LayerState::Downloaded);
     Ok(Fetched::Staged(layer))
 }
 
@@ -80,14 +79,9 @@ async fn stored(inner: &Arc<Inner>, blob: &Descriptor) -> Result<Option<LayerBlo
     .await
 }
 
-/// A layer whose bytes are the ones that were promised; others are not kept.
-fn check(layer: StagedLayer, blob: &Descriptor) -> Result<StagedLayer> {
-    if *layer.blob.digest() == blob.digest {
-        return Ok(layer);
-    }
-    let found = *layer.blob.digest();
-    layer.blob.discard();
-    Err(Error::Mismatch { what: format!("layer {}", blob.digest.short()), expected: blob.digest, found })
+/// Whether other bytes could help.
+fn is_about_content(error: &Error) -> bool {
+    matches!(error, Error::Mismatch { .. } | Error::Archive { .. } | Error::Limit { .. })
 }
 
 /// Downloads, stores and unpacks once; says whether it went on with an earlier attempt.
@@ -95,28 +89,26 @@ async fn attempt<G: Send + 'static>(
     inner: &Arc<Inner>,
     repository: &Repository,
     blob: &Descriptor,
-    board: &Board,
+    board: &Arc<Board>,
     guard: G,
-) -> Result<(StagedLayer, bool)> {
+) -> (Result<StagedLayer>, bool) {
     let (frames, receiver) = mpsc::channel(FRAMES);
     let (kept, begin) = oneshot::channel();
-    let (worker, wanted) = (Arc::clone(inner), blob.clone());
+    let (worker, wanted, shown) = (Arc::clone(inner), blob.clone(), Arc::clone(board));
     let work = blocking(move || {
         // Until the last byte is on its way: the next download of this digest finds the file at rest.
         let _guard = guard;
-        take(&worker, &wanted, kept, receiver)
+        take(&worker, &wanted, kept, receiver, &shown)
     });
     let feed = async {
         // Without an answer the worker has failed and says why.
-        let Ok(kept) = begin.await else { return Ok::<u64, Error>(0) };
-        feed(repository, blob, kept, frames, board).await?;
-        Ok(kept)
+        let Ok(kept) = begin.await else { return (Ok(()), false) };
+        (feed(repository, blob, kept, frames, board).await, kept > 0)
     };
+    let ((fed, resumed), taken) = tokio::join!(feed, work);
     // The network's failure is the cause of the worker's, never the other way round: a worker that fails first makes
     // the feeding end without an error.
-    let (fed, taken) = tokio::join!(feed, work);
-    let kept = fed?;
-    Ok((taken?, kept > 0))
+    (fed.and(taken), resumed)
 }
 
 async fn feed(
@@ -145,65 +137,52 @@ async fn feed(
     Ok(())
 }
 
-/// The worker's part: what was kept, then what comes.
+/// The worker's part. Bytes that turn out to be wrong are not kept for the next attempt.
 fn take(
     inner: &Inner,
     blob: &Descriptor,
     begin: oneshot::Sender<u64>,
-    receiver: mpsc::Receiver<Option<Bytes>>,
+    mut receiver: mpsc::Receiver<Option<Bytes>>,
+    board: &Board,
 ) -> Result<StagedLayer> {
     let mut ingest = inner.store.download(&blob.digest)?;
     if ingest.kept() > blob.size {
         ingest.discard();
         ingest = inner.store.download(&blob.digest)?;
     }
-    let kept = ingest.kept();
-    let earlier = ingest.kept_reader()?.take(kept);
-    if begin.send(kept).is_err() {
-        return Err(Error::Invalid("the transfer was stopped".to_owned()));
-    }
-    let mut input = BufReader::with_capacity(CHUNK, earlier).chain(Frames {
-        receiver,
-        frame: Bytes::new(),
-        ended: false,
-    });
-    let first = read_chunk(&mut input)?;
-    let compression = Compression::detect(&first, "layer")?;
-    let directory = inner.stage_directory()?;
-    stage::take_layer(ingest, directory, first, &mut input, compression, &inner.limits, &mut |_| {})
-        .map_err(|error| error.in_layer(&blob.digest.short()))
-}
-
-/// Frames from the network as a stream that only ends where the network said so.
-struct Frames {
-    receiver: mpsc::Receiver<Option<Bytes>>,
-    frame: Bytes,
-    ended: bool,
-}
-
-impl BufRead for Frames {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.frame.is_empty() && !self.ended {
-            match self.receiver.blocking_recv() {
-                Some(Some(frame)) => self.frame = frame,
-                Some(None) => self.ended = true,
-                None => return Err(io::Error::other("the transfer was stopped")),
-            }
+    let stopped = || Error::Invalid("the transfer was stopped".to_owned());
+    begin.send(ingest.kept()).map_err(|_| stopped())?;
+    let id = blob.digest.short();
+    let whole = AtomicBool::new(false);
+    let mut frames = || match receiver.blocking_recv() {
+        Some(Some(frame)) => Ok(Some(frame)),
+        Some(None) => {
+            whole.store(true, Ordering::Relaxed);
+            board.layer(&id, LayerState::Downloaded);
+            Ok(None)
         }
-        Ok(&self.frame)
+        None => Err(stopped()),
+    };
+    let on = |done: u64| {
+        if whole.load(Ordering::Relaxed) {
+            board.layer(&id, LayerState::Extracting(done, blob.size));
+        }
+    };
+    let directory = inner.stage_directory()?;
+    let taken = stage::take_download(ingest, directory, &mut frames, &inner.limits, &on)
+        .map_err(|error| error.in_layer(&id))
+        .and_then(|layer| check(layer, blob));
+    if taken.as_ref().is_err_and(is_about_content) {
+        inner.store.download(&blob.digest)?.discard();
     }
-
-    fn consume(&mut self, taken: usize) {
-        let _taken = self.frame.split_to(taken.min(self.frame.len()));
-    }
+    taken
 }
 
-impl Read for Frames {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let taken = available.len().min(buffer.len());
-        buffer[..taken].copy_from_slice(&available[..taken]);
-        self.consume(taken);
-        Ok(taken)
+/// A layer whose bytes are the ones that were promised.
+fn check(layer: StagedLayer, blob: &Descriptor) -> Result<StagedLayer> {
+    let found = *layer.blob.digest();
+    if found == blob.digest {
+        return Ok(layer);
     }
+    Err(Error::Mismatch { what: format!("layer {}", blob.digest.short()), expected: blob.digest, found })
 }
