@@ -161,23 +161,19 @@ impl Registry {
 impl Repository {
     /// Does the checks that are due of those given.
     async fn check_names(&self, digests: Vec<Digest>) -> Result<()> {
-        let mut due = Vec::new();
-        for digest in digests {
-            let time = self.get(&keys::name_check(self.name(), &digest)).await?;
-            if time.is_some_and(|time| keys::number(&time) <= keys::now()) {
-                due.push(digest);
-            }
-        }
-        if due.is_empty() {
+        if self.due(&digests).await?.is_empty() {
             return Ok(());
         }
         let grace = self.registry.options().grace;
         let _guard = self.registry.guards().shrink_repository(self.name()).await;
         let (mut changes, mut freed) = (Vec::new(), 0);
-        for digest in &due {
+        // Again: whoever came before the lock may have put them off.
+        for digest in &self.due(&digests).await? {
             if let Some(manifest) = self.stored(digest).await? {
                 if self.registry.options().remove_untagged && !self.is_needed(digest).await? {
-                    changes.extend(self.removing(&manifest).await?);
+                    // On its own, after what was found while it was there: its removal makes new checks of what it held.
+                    self.write(std::mem::take(&mut changes)).await?;
+                    self.write(self.removing(&manifest).await?).await?;
                 } else {
                     changes.push(Change::Delete(keys::name_check(self.name(), digest)));
                 }
@@ -193,12 +189,20 @@ impl Repository {
                 _ => changes.push(Change::Delete(keys::name_check(self.name(), digest))),
             }
         }
-        if !changes.is_empty() {
-            self.write(changes).await?;
-            self.registry.counts().unlinked(self.name(), freed);
-            self.forget_if_empty().await?;
+        self.write(changes).await?;
+        self.registry.counts().unlinked(self.name(), freed);
+        self.forget_if_empty().await
+    }
+
+    async fn due(&self, digests: &[Digest]) -> Result<Vec<Digest>> {
+        let mut due = Vec::new();
+        for digest in digests {
+            let time = self.get(&keys::name_check(self.name(), digest)).await?;
+            if time.is_some_and(|time| keys::number(&time) <= keys::now()) {
+                due.push(*digest);
+            }
         }
-        Ok(())
+        Ok(due)
     }
 
     /// Whether a manifest that is there, or a tag that points at it, holds something.

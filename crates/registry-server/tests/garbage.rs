@@ -145,6 +145,25 @@ fn untagged_manifests_stay_unless_an_option_says_otherwise() {
     }
 }
 
+/// Blob and manifest are looked at in one go, in the order of their digests: either may come first.
+#[test]
+fn what_an_untagged_manifest_held_goes_with_it_in_any_order() {
+    let server = Server::with(Options { remove_untagged: true, ..hasty() });
+    let repo = server.repository();
+    for n in 0..12 {
+        let layer = fresh(10);
+        repo.push_image(&format!("t{n}"), &layer);
+        // Brought once more: it is to be looked at, too.
+        repo.push_blob(&layer);
+    }
+    for n in 0..12 {
+        repo.ask("DELETE", &format!("manifests/t{n}"), &[], b"").expect(202);
+    }
+    (0..3).for_each(|_| collect(&server));
+    assert_eq!(bytes(&server), 0);
+    assert_eq!(server.get("/v2/_catalog").json()["repositories"], json!([]));
+}
+
 #[test]
 fn an_upload_goes_on_after_a_restart_and_expires_when_nobody_does() {
     let directory = tempfile::tempdir().unwrap();
