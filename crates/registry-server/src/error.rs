@@ -58,6 +58,9 @@ pub enum Error {
     TooManyRequests(String),
     #[error("no bytes came for too long")]
     Timeout,
+    /// A registry that this one is a cache of does not answer: 502.
+    #[error("{0}")]
+    Upstream(String),
     #[error(transparent)]
     Storage(storage::Error),
 }
@@ -75,7 +78,7 @@ impl Error {
             405 => ErrorKind::NotImplemented,
             408 => ErrorKind::Deadline,
             409 => ErrorKind::Conflict,
-            429 | 503 => ErrorKind::Unavailable,
+            429 | 502 | 503 => ErrorKind::Unavailable,
             507 => ErrorKind::Exhausted,
             500 => ErrorKind::System,
             _ => ErrorKind::InvalidParameter,
@@ -103,9 +106,9 @@ impl Error {
             Self::Unauthorized { .. } => ErrorCode::Unauthorized,
             Self::Unsupported(_) | Self::NoEndpoint(_) | Self::Parameter(_) => ErrorCode::Unsupported,
             Self::TooManyRequests(_) => ErrorCode::TooManyRequests,
-            Self::RangeUnsatisfiable { .. } | Self::Storage(storage::Error::Other { .. }) => {
-                ErrorCode::Unknown
-            }
+            Self::RangeUnsatisfiable { .. }
+            | Self::Upstream(_)
+            | Self::Storage(storage::Error::Other { .. }) => ErrorCode::Unknown,
         }
     }
 
@@ -136,6 +139,7 @@ impl Error {
             Self::Unsupported(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Storage(storage::Error::Full(_)) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Storage(storage::Error::Other { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -21,6 +21,7 @@ mod listen;
 mod observe;
 mod options;
 pub mod program;
+pub mod proxy;
 mod registry;
 mod repository;
 mod routes;

@@ -1,6 +1,6 @@
 //! The registry: storage, options and access put together.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use crate::access::{Access, Everyone};
 use crate::error::Result;
 use crate::guards::Guards;
 use crate::limits::{Counts, Room};
+use crate::proxy::{Cached, Proxies};
 use crate::repository::{Page, Repository};
 use crate::{Options, Storage, keys, routes};
 
@@ -26,6 +27,7 @@ struct Inner {
     guards: Guards,
     counts: Counts,
     deleted: Notify,
+    proxies: OnceLock<Proxies>,
 }
 
 /// Which endpoint answered a request: an extension of every response, for the access log and the metrics.
@@ -65,8 +67,27 @@ impl Registry {
     #[must_use]
     pub fn with_access(storage: Storage, options: Options, access: Arc<dyn Access>) -> Self {
         let (guards, counts) = (Guards::new(), Counts::default());
-        let inner = Inner { storage, options, access, guards, counts, deleted: Notify::new() };
+        let inner = Inner {
+            storage,
+            options,
+            access,
+            guards,
+            counts,
+            deleted: Notify::new(),
+            proxies: OnceLock::new(),
+        };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Lets repositories be copies of those of other registries. The first call counts.
+    #[must_use]
+    pub fn caching(self, proxies: Proxies) -> Self {
+        let _second_call = self.inner.proxies.set(proxies);
+        self
+    }
+
+    pub(crate) fn cached<'a>(&'a self, name: &'a str) -> Option<Cached<'a>> {
+        self.inner.proxies.get()?.of(name)
     }
 
     /// Everything below `/v2`.

@@ -267,6 +267,32 @@ impl Repository {
         Ok(Put { digest, subject: document.subject })
     }
 
+    /// Keeps a manifest of another registry, of which this repository is a copy: what it names may come later.
+    pub(crate) async fn keep_manifest(&self, target: &Target, media_type: &str, bytes: Bytes) -> Result<()> {
+        let digest = digest_of(&bytes);
+        let (document, media_type) = Document::parse(&bytes, Some(media_type))?;
+        let guards = self.registry.guards();
+        let _repository = guards.use_repository(self.name()).await;
+        let _moving = match target {
+            Target::Tag(tag) => Some(guards.move_tag(self.name(), tag.as_str()).await),
+            Target::Digest(_) => None,
+        };
+        let changes = self.putting(target, &digest, &document, &media_type, &bytes).await?;
+        self.write(changes).await
+    }
+
+    /// The size that a manifest in the repository says a blob has.
+    pub(crate) async fn size_by_manifest(&self, digest: &Digest) -> Result<Option<u64>> {
+        let holders = self.list(&format!("{}m/", keys::holders(self.name(), digest)), "", 1).await?;
+        let Some(holder) = holders.first().and_then(|hex| Digest::from_hex(hex).ok()) else {
+            return Ok(None);
+        };
+        let Some(manifest) = self.stored(&holder).await? else { return Ok(None) };
+        let (document, _) = Document::parse(&manifest.bytes, Some(&manifest.media_type))?;
+        let named = document.references.iter().find(|reference| reference.digest == *digest);
+        Ok(named.filter(|reference| matches!(reference.what, What::Blob)).map(|reference| reference.size))
+    }
+
     async fn putting(
         &self,
         target: &Target,

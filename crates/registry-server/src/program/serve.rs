@@ -19,6 +19,7 @@ use super::signals::{self, Stop};
 use crate::auth::Gate;
 use crate::listen::Listener;
 use crate::observe::{AccessLog, Observer};
+use crate::proxy::Proxies;
 use crate::storage::Local;
 use crate::tls::Tls;
 use crate::{Options, Registry};
@@ -63,6 +64,14 @@ pub(super) async fn serve(settings: Settings) -> Result<()> {
     let registry = match &gate {
         Some(gate) => Registry::with_access(storage, settings.options.clone(), Arc::new(gate.clone())),
         None => Registry::new(storage, settings.options.clone()),
+    };
+    let registry = if settings.upstreams.is_empty() {
+        registry
+    } else {
+        let scratch = settings.data.join("proxy");
+        wharf_linux::hostfs::remove_dir_all(&scratch)?;
+        wharf_linux::hostfs::create_dir_all(&scratch, 0o700)?;
+        registry.caching(Proxies::new(settings.upstreams.clone(), scratch)?)
     };
 
     let mut public = registry.router().merge(health());

@@ -9,15 +9,18 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use url::Url;
+use wharf_registry::Credential;
 
 use crate::Options;
 use crate::auth::{Config as AuthConfig, Tokens};
 use crate::observe::Destination;
+use crate::proxy::Upstream;
 use crate::tls::TlsFiles;
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:5000";
 const DEFAULT_DATA: &str = "/var/lib/wharf-registry";
 const DEFAULT_CONNECTIONS: usize = 4096;
+const DEFAULT_FRESHNESS: Duration = Duration::from_secs(60);
 const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 /// The most bytes of a settings file.
 const MAX_FILE: u64 = 1 << 20;
@@ -98,6 +101,17 @@ struct Values {
     #[arg(long, value_name = "HOST:PORT", help_heading = "Connections")]
     metrics_address: Option<String>,
 
+    /// Serve copies of another registry's repositories below NAME (`docker.io=https://registry-1.docker.io`), or at
+    /// the root when NAME is `*`; may be given several times
+    #[arg(long, value_name = "NAME=URL", help_heading = "Cache of other registries")]
+    proxy: Option<Vec<String>>,
+    /// Who we are there: a file with NAME USER PASSWORD on each line
+    #[arg(long, value_name = "FILE", help_heading = "Cache of other registries")]
+    proxy_credentials: Option<PathBuf>,
+    /// How long a tag is believed before the other registry is asked again [default: 1m]
+    #[arg(long, value_name = "DURATION", help_heading = "Cache of other registries")]
+    proxy_freshness: Option<Span>,
+
     /// Refuse whatever would change something
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Content")]
     read_only: Option<bool>,
@@ -167,6 +181,7 @@ pub(super) struct Settings {
     pub(super) access_log: Destination,
     pub(super) metrics_address: Option<String>,
     pub(super) options: Options,
+    pub(super) upstreams: Vec<Upstream>,
 }
 
 impl Settings {
@@ -194,6 +209,7 @@ impl Settings {
             },
             metrics_address: values.metrics_address.clone(),
             options: options(&values),
+            upstreams: upstreams(&values)?,
             data,
         };
         if settings.connections == 0 {
@@ -245,6 +261,47 @@ fn access(values: &Values, data: &Path) -> Result<Option<AuthConfig>> {
         tokens,
         public_url: values.public_url.as_deref().map(|text| url("public-url", text)).transpose()?,
     }))
+}
+
+fn upstreams(values: &Values) -> Result<Vec<Upstream>> {
+    let mut credentials = match &values.proxy_credentials {
+        None => std::collections::BTreeMap::new(),
+        Some(path) => credentials(path)?,
+    };
+    let mut upstreams = Vec::new();
+    for text in values.proxy.iter().flatten() {
+        let Some((name, address)) = text.split_once('=') else {
+            bail!("proxy {text:?}: expected NAME=URL, like docker.io=https://registry-1.docker.io");
+        };
+        let prefix = if name == "*" { "" } else { name };
+        if !prefix.is_empty() && prefix.parse::<wharf_registry::spec::RepositoryName>().is_err() {
+            bail!("proxy {text:?}: {name:?} cannot begin a repository's name; * serves it at the root");
+        }
+        upstreams.push(Upstream {
+            prefix: prefix.to_owned(),
+            url: url("proxy", address)?,
+            credential: credentials.remove(name),
+            freshness: values.proxy_freshness.map_or(DEFAULT_FRESHNESS, |span| span.0),
+        });
+    }
+    if let Some(name) = credentials.keys().next() {
+        bail!("proxy-credentials has a line for {name:?}, and there is no proxy of that name");
+    }
+    Ok(upstreams)
+}
+
+fn credentials(path: &Path) -> Result<std::collections::BTreeMap<String, Credential>> {
+    let text = crate::watched::text(path)?;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(number, line)| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [name, username, password] => {
+                let (username, password) = (username.to_owned(), password.to_owned());
+                Ok((name.to_owned(), Credential::Password { username, password }))
+            }
+            _ => bail!("{}:{number}: expected NAME USER PASSWORD", path.display()),
+        })
+        .collect()
 }
 
 fn url(name: &str, text: &str) -> Result<Url> {

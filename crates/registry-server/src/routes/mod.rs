@@ -81,6 +81,21 @@ async fn answer(registry: &Registry, head: &Parts, body: Body, handled: &mut Han
     let repository = registry.repository(name);
     handled.endpoint = endpoint(&head.method, &part).unwrap_or("none");
     asked.authorize(repository.name())?;
+    if let Some(cached) = registry.cached(repository.name()) {
+        match (&head.method, &part) {
+            (&Method::GET | &Method::HEAD, Part::Manifest(target)) => {
+                cached.manifest(&repository, target).await?
+            }
+            (&Method::GET | &Method::HEAD, Part::Blob(digest)) => {
+                let is_head = head.method == Method::HEAD;
+                if let Some(answer) = cached.blob(&repository, digest, is_head).await? {
+                    return Ok(answer);
+                }
+            }
+            (&Method::GET | &Method::HEAD, _) => {}
+            _ => return Err(cached.refuse_change()),
+        }
+    }
     match (&head.method, part) {
         (&Method::GET | &Method::HEAD, Part::Blob(digest)) => blobs::get(&asked, &repository, &digest).await,
         (&Method::DELETE, Part::Blob(digest)) => blobs::delete(&asked, &repository, &digest).await,

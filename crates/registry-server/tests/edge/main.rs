@@ -5,6 +5,7 @@
 mod connections;
 mod matrix;
 mod program;
+mod proxy;
 mod tls;
 mod tokens;
 mod world;
