@@ -131,11 +131,12 @@ fn end_5_chunks_come_in_order() {
         location = answer.location();
     }
     for wrong in ["0-49999", "200000-249999", "300000-349999"] {
-        let answer = server.ask("PATCH", &location, &[("content-range", wrong)], &bytes[..50_000]);
-        answer.expect(416);
-        if !server.is_reference {
-            assert_eq!(answer.header("range"), Some("0-249999"));
+        if server.is_reference {
+            // docker-registry takes chunks beyond the end.
+            break;
         }
+        let answer = server.ask("PATCH", &location, &[("content-range", wrong)], &bytes[..50_000]);
+        assert_eq!(answer.expect(416).header("range"), Some("0-249999"));
     }
     // Without a range the bytes belong at the end; the last of them with the request that finishes.
     let answer = server.ask("PATCH", &location, &[], &bytes[250_000..250_001]);
@@ -197,11 +198,12 @@ fn end_8_tags_are_listed_in_pages() {
     }
     let all = ["C", "_1", "a", "b", "b-1", "b.1"];
     let answer = repo.get("tags/list");
-    assert_eq!(answer.expect(200).json(), json!({"name": repo.name, "tags": all}));
     if server.is_reference {
-        // It knows neither n nor last here.
+        // It sorts nothing and knows neither n nor last here.
+        assert_eq!(answer.expect(200).json()["tags"].as_array().map(Vec::len), Some(all.len()));
         return;
     }
+    assert_eq!(answer.expect(200).json(), json!({"name": repo.name, "tags": all}));
     let mut next = Some(repo.at("tags/list?n=4"));
     let mut pages = Vec::new();
     while let Some(target) = next {
@@ -400,7 +402,8 @@ fn code_blob_upload_unknown() {
     let (mine, other) = (server.repository(), server.repository());
     let location = mine.begin();
     let elsewhere = location.replace(&mine.name, &other.name);
-    server.get(&elsewhere).expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+    // docker-registry calls it BLOB_UPLOAD_INVALID.
+    server.get(&elsewhere).expect(404);
     if !server.is_reference {
         server.ask("PATCH", &elsewhere, &[], b"x").expect_error(404, "BLOB_UPLOAD_UNKNOWN");
         mine.get("blobs/uploads/0").expect_error(404, "BLOB_UPLOAD_UNKNOWN");
@@ -446,6 +449,11 @@ fn code_manifest_invalid() {
     let repo = server.repository();
     for body in ["", "{", "[]", "null", "{}", "{\"schemaVersion\":1}"] {
         let answer = repo.ask("PUT", "manifests/v1", &[("content-type", MANIFEST)], body.as_bytes());
+        if server.is_reference {
+            // Some of these are internal errors there.
+            assert!(answer.status >= 400);
+            continue;
+        }
         answer.expect_error(400, "MANIFEST_INVALID");
     }
     if !server.is_reference {
