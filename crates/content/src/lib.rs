@@ -7,6 +7,7 @@
 //! blobs/sha256/<hex>    every blob, complete and verified
 //! ingest/<n>            blobs that are still being written
 //! ingest/<hex>          downloads, whole or in part, by the digest they must have
+//! damaged/<hex>         what a check found to have another digest; gone at the next start
 //! ```
 //!
 //! Invariants: a file in `blobs/` has the digest of its name and is durable, because [`Store::publish`] syncs it
@@ -57,6 +58,7 @@ impl Store {
         hostfs::create_dir_all(&store.blobs(), 0o755)?;
         hostfs::create_dir_all(&store.ingests(), 0o700)?;
         store.sweep_ingests(MAX_DOWNLOAD_AGE)?;
+        hostfs::remove_dir_all(&root.join("damaged"))?;
         let marker = root.join("oci-layout");
         if !hostfs::exists(&marker)? {
             hostfs::write_atomic(&marker, spec::LAYOUT, 0o644)?;
@@ -215,6 +217,20 @@ impl Store {
     /// [`Error::Fs`] when the disk refuses.
     pub fn remove(&self, digest: &Digest) -> Result<()> {
         Ok(hostfs::remove_file(&self.path(digest))?)
+    }
+
+    /// Takes a damaged blob out of the way, so that nothing takes it for whole; one that is not there is no error. It
+    /// lies in `damaged/` until the next one of its digest or [`Store::open`].
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the disk refuses.
+    pub fn set_aside(&self, digest: &Digest) -> Result<()> {
+        let aside = self.root.join("damaged");
+        hostfs::create_dir_all(&aside, 0o700)?;
+        match hostfs::rename(&self.path(digest), &aside.join(digest.hex())) {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(hostfs::sync_dir(&self.blobs())?),
+        }
     }
 
     /// Replaces `index.json`.

@@ -12,6 +12,7 @@
 //! the shims again, learns from their exit files what ended meanwhile, and sweeps what was half made.
 
 mod blocking;
+mod check;
 mod child;
 mod config;
 mod containers;
@@ -32,6 +33,7 @@ mod system;
 mod view;
 mod volumes;
 
+pub use check::{CheckNews, StoreCheck};
 pub use config::{EngineConfig, LayerStorage};
 pub use containers::{ArchiveTarget, CommitRequest, Engine, PathStat};
 pub use error::{Error, Result};

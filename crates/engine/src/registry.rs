@@ -219,7 +219,7 @@ impl Engine {
         Ok(Distribution { descriptor: document.descriptor, platforms })
     }
 
-    fn repository(
+    pub(crate) fn repository(
         &self,
         name: &Reference,
         access: Access,

@@ -91,6 +91,7 @@ impl Inner {
         }
         let layers = self.db.write(records::delete_unneeded_layers)?;
         self.discard_layers(&layers)?;
+        self.discard_retired()?;
         self.collect_blobs()?;
         self.write_index()?;
         self.trash.empty_in_background();
@@ -102,6 +103,7 @@ impl Inner {
             let _commit = self.commit_lock();
             let layers = self.db.write(records::delete_unneeded_layers)?;
             self.discard_layers(&layers)?;
+            self.discard_retired()?;
         }
         self.collect_blobs()?;
         self.trash.empty()
@@ -117,6 +119,19 @@ impl Inner {
         for layer in layers {
             layer.format.layers().detach(&self.place_of(layer.directory))?;
             self.discard_directory(layer.directory)?;
+        }
+        Ok(())
+    }
+
+    /// Files of layers that were replaced stay until the last container that may have them open is gone.
+    fn discard_retired(&self) -> Result<()> {
+        let retired = self.db.write(records::release_retired)?;
+        if !retired.is_empty() {
+            self.db.sync()?;
+        }
+        for directory in retired {
+            Format::Erofs.layers().detach(&self.place_of(directory))?;
+            self.discard_directory(directory)?;
         }
         Ok(())
     }

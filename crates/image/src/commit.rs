@@ -99,6 +99,18 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Whether every blob an image lists is there. Says nothing about their bytes.
+    pub(crate) fn has_blobs_of(&self, image: &Digest) -> Result<bool> {
+        for blob in self.db.read(|conn| records::blobs_of(conn, image))? {
+            if self.store.size(&blob)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
 impl From<StagedLayer> for Slot {
     fn from(layer: StagedLayer) -> Self {
         let row = LayerBlobRow {
@@ -192,6 +204,10 @@ impl Plan<'_> {
             media_type: row.manifest_type.clone(),
             size: row.manifest_size,
         };
+        if !self.inner.has_blobs_of(&row.id)? {
+            // A blob was lost or set aside: what comes now takes its place.
+            return Ok(None);
+        }
         let Some((bytes, _)) = wanted else { return Ok(Some(first())) };
         let digest = wharf_content::digest_of(bytes);
         let planned =

@@ -1,6 +1,6 @@
 //! Layers as directories: what [`crate::unpack`] makes, everywhere and without privileges beyond its own.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +63,10 @@ impl LayerFormat for Directories {
 
     fn detach(&self, _place: &Path) -> Result<()> {
         Ok(())
+    }
+
+    fn stream(&self, _place: &Path) -> Result<Option<Box<dyn Read>>> {
+        Ok(None)
     }
 
     fn verify(&self, _place: &Path, _diff: &Digest) -> Result<Soundness> {

@@ -5,7 +5,7 @@
 //! it cannot express to another: what counts is [`UnpackedLayer::format`].
 
 use std::fmt;
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use wharf_linux::hostfs;
@@ -76,6 +76,9 @@ pub(crate) trait LayerFormat: Sync {
 
     /// Undoes [`LayerFormat::attach`]. Containers that use the layer keep it.
     fn detach(&self, place: &Path) -> Result<()>;
+
+    /// The tar stream the layer was made from, if the format keeps it.
+    fn stream(&self, place: &Path) -> Result<Option<Box<dyn Read>>>;
 
     /// Compares what is on disk with the digest of the uncompressed layer.
     fn verify(&self, place: &Path, diff: &Digest) -> Result<Soundness>;

@@ -22,6 +22,7 @@
 //! Deletion happens in one place ([`Images::collect`] and the trash behind it), by descriptor, in the background.
 
 mod changes;
+mod check;
 mod collect;
 mod commit;
 mod compress;
@@ -70,9 +71,12 @@ pub use changes::{Empty, RunConfig};
 pub use compress::decoded;
 pub use container::CommitOptions;
 pub use diff::{Change, ChangeKind};
+pub use check::{CheckProgress, Finding, Part, Report};
 pub use error::{Error, Result};
 pub use limits::Limits;
-pub use transfer::{Concurrency, LayerState, Progress, PullRequest, Pulled, PushRequest, Pushed, Transfer};
+pub use transfer::{
+    Concurrency, LayerState, Progress, PullRequest, Pulled, PushRequest, Pushed, Repositories, Transfer,
+};
 pub use types::{
     DockerFields, Healthcheck, HistoryEntry, Image, ImportOptions, LayerStorage, LoadProgress, Loaded,
     Pruned, Removed, SnapshotMounts, User,

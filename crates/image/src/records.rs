@@ -7,6 +7,8 @@
 //! them, `images.manifest` the first, and `names.manifest` the one a name was given with, which is the one that is
 //! pushed under that name.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use wharf_model::{Digest, Reference};
 use wharf_state::Database;
@@ -73,6 +75,13 @@ const STEPS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     INSERT INTO manifests SELECT id, manifest, manifest_type, manifest_size FROM images;
     ALTER TABLE names ADD COLUMN manifest TEXT;
+",
+    "
+    CREATE TABLE retired (
+        directory INTEGER PRIMARY KEY,
+        chain TEXT NOT NULL
+    ) STRICT;
+    ALTER TABLE images ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 
@@ -358,6 +367,60 @@ pub(crate) fn layer_blob(conn: &Connection, blob: &Digest) -> Result<Option<Laye
     Ok(rows.into_iter().next())
 }
 
+/// The blobs that decompress to a layer.
+pub(crate) fn blobs_of_diff(conn: &Connection, diff: &Digest) -> Result<Vec<Digest>> {
+    let sql = "SELECT digest FROM layer_blobs WHERE diff = ?1";
+    collect(conn, sql, [diff.to_string()], |row| digest(&row.get::<_, String>(0)?))
+}
+
+/// Gives a layer other files. Those it had stay for the snapshots that stand on it; whether there are any.
+pub(crate) fn replace_layer(tx: &Transaction<'_>, old: &LayerRow, new: &LayerRow) -> Result<bool> {
+    tx.execute(
+        "UPDATE layers SET directory = ?2, size = ?3, opaque = ?4, format = ?5 WHERE chain = ?1",
+        (old.chain.to_string(), new.directory, signed(new.size), new.opaque, new.format.name()),
+    )?;
+    let used = chains_of_snapshots(tx)?.contains(&old.chain);
+    if used {
+        tx.execute(
+            "INSERT INTO retired (directory, chain) VALUES (?1, ?2)",
+            (old.directory, old.chain.to_string()),
+        )?;
+    }
+    Ok(used)
+}
+
+/// Forgets the directories of replaced layers that no snapshot stands on any more, and returns them.
+pub(crate) fn release_retired(tx: &Transaction<'_>) -> Result<Vec<i64>> {
+    let retired = collect(tx, "SELECT directory, chain FROM retired", [], |row| {
+        Ok((row.get::<_, i64>(0)?, digest(&row.get::<_, String>(1)?)?))
+    })?;
+    if retired.is_empty() {
+        return Ok(Vec::new());
+    }
+    let used = chains_of_snapshots(tx)?;
+    let free: Vec<i64> = retired
+        .into_iter()
+        .filter(|(_, chain)| !used.contains(chain))
+        .map(|(directory, _)| directory)
+        .collect();
+    for directory in &free {
+        tx.execute("DELETE FROM retired WHERE directory = ?1", [directory])?;
+    }
+    Ok(free)
+}
+
+/// Every layer that a snapshot stands on.
+fn chains_of_snapshots(conn: &Connection) -> Result<HashSet<Digest>> {
+    let sql = "
+        WITH RECURSIVE below (chain) AS (
+            SELECT top FROM snapshots WHERE top IS NOT NULL
+            UNION
+            SELECT l.parent FROM layers l JOIN below ON l.chain = below.chain WHERE l.parent IS NOT NULL
+        )
+        SELECT chain FROM below";
+    Ok(collect(conn, sql, [], |row| digest(&row.get::<_, String>(0)?))?.into_iter().collect())
+}
+
 pub(crate) fn insert_layer_blob(tx: &Transaction<'_>, blob: &LayerBlobRow) -> Result<()> {
     tx.execute(
         "INSERT OR REPLACE INTO layer_blobs (digest, diff, media_type, size) VALUES (?1, ?2, ?3, ?4)",
@@ -425,11 +488,7 @@ pub(crate) fn set_name(
 /// A repository of the registry `domain` that is known to hold a blob, because an image with the blob was pulled from
 /// it or pushed to it.
 pub(crate) fn holder_of(conn: &Connection, blob: &Digest, domain: &str) -> Result<Option<Reference>> {
-    let sql =
-        "SELECT n.name, n.image, n.tagged, n.manifest FROM image_blobs b JOIN names n ON n.image = b.image
-               WHERE b.digest = ?1 AND n.name LIKE '%@%' ORDER BY n.tagged DESC";
-    let rows = collect(conn, sql, [blob.to_string()], name_row)?;
-    Ok(rows.into_iter().map(|row| row.name).find(|name| name.domain() == domain))
+    Ok(holders_of(conn, blob)?.into_iter().find(|name| name.domain() == domain))
 }
 
 pub(crate) fn delete_name(tx: &Transaction<'_>, name: &Reference) -> Result<()> {
@@ -470,14 +529,41 @@ pub(crate) fn delete_snapshot(tx: &Transaction<'_>, key: &str) -> Result<()> {
 
 /// Every directory number that has a row.
 pub(crate) fn directories(conn: &Connection) -> Result<Vec<i64>> {
-    collect(conn, "SELECT directory FROM layers UNION ALL SELECT directory FROM snapshots", [], |row| {
-        Ok(row.get(0)?)
-    })
+    let sql = "SELECT directory FROM layers UNION ALL SELECT directory FROM snapshots
+               UNION ALL SELECT directory FROM retired";
+    collect(conn, sql, [], |row| Ok(row.get(0)?))
 }
 
 /// Every blob some image needs.
 pub(crate) fn needed_blobs(conn: &Connection) -> Result<Vec<Digest>> {
     collect(conn, "SELECT DISTINCT digest FROM image_blobs", [], |row| digest(&row.get::<_, String>(0)?))
+}
+
+/// Which image lists which blob.
+pub(crate) fn image_blobs(conn: &Connection) -> Result<Vec<(Digest, Digest)>> {
+    collect(conn, "SELECT image, digest FROM image_blobs", [], |row| {
+        Ok((digest(&row.get::<_, String>(0)?)?, digest(&row.get::<_, String>(1)?)?))
+    })
+}
+
+/// The repositories that are known to hold a blob, because an image with the blob was pulled from them or pushed to
+/// them; the latest first.
+pub(crate) fn holders_of(conn: &Connection, blob: &Digest) -> Result<Vec<Reference>> {
+    let sql =
+        "SELECT n.name, n.image, n.tagged, n.manifest FROM image_blobs b JOIN names n ON n.image = b.image
+               WHERE b.digest = ?1 AND n.name LIKE '%@%' ORDER BY n.tagged DESC";
+    Ok(collect(conn, sql, [blob.to_string()], name_row)?.into_iter().map(|row| row.name).collect())
+}
+
+/// What the database says about itself: damaged pages, rows that point nowhere.
+pub(crate) fn faults(conn: &Connection) -> Result<Vec<String>> {
+    let mut faults = collect(conn, "PRAGMA integrity_check(10)", [], |row| Ok(row.get::<_, String>(0)?))?;
+    faults.retain(|fault| fault != "ok");
+    faults.extend(collect(conn, "PRAGMA foreign_key_check", [], |row| {
+        let (table, points_to): (String, String) = (row.get(0)?, row.get(2)?);
+        Ok(format!("a row of {table} points to nothing in {points_to}"))
+    })?);
+    Ok(faults)
 }
 
 /// Whether an image ends in this layer.

@@ -26,7 +26,7 @@ mod tree;
 mod write;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -113,6 +113,18 @@ impl LayerFormat for Erofs {
 
     fn detach(&self, place: &Path) -> Result<()> {
         mount::detach(&place.join(FILES))
+    }
+
+    fn stream(&self, place: &Path) -> Result<Option<Box<dyn Read>>> {
+        let path = place.join(IMAGE);
+        let mut file = hostfs::open(&path)?;
+        let open = |file: &mut File| {
+            let header = Header::read(file)?;
+            file.seek(SeekFrom::Start(STREAM_AT))?;
+            Ok::<_, io::Error>(header.stream)
+        };
+        let length = open(&mut file).map_err(|error| hostfs::Error::new("read", &path, error))?;
+        Ok(Some(Box::new(file.take(length))))
     }
 
     fn verify(&self, place: &Path, diff: &Digest) -> Result<Soundness> {

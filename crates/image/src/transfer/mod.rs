@@ -14,6 +14,7 @@ mod fetch;
 mod platform;
 mod pull;
 mod push;
+mod repair;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -32,6 +33,7 @@ pub use board::{LayerState, Progress};
 pub(crate) use platform::Wanted;
 pub use pull::{PullRequest, Pulled};
 pub use push::{PushRequest, Pushed};
+pub use repair::Repositories;
 
 /// Layers that are fetched, and pushed, at the same time, for all images together.
 #[derive(Debug, Clone, Copy)]

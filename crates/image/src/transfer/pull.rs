@@ -133,7 +133,8 @@ impl Inner {
     /// The config of an image that is here with this very manifest.
     fn known(&self, id: &Digest, manifest: &Digest) -> Option<Arc<Documents>> {
         let known = self.db.read(|conn| records::manifest(conn, id, manifest)).ok().flatten();
-        known.and_then(|_| self.documents(id).ok())
+        // What a check set aside is brought again.
+        known.filter(|_| self.has_blobs_of(id).unwrap_or(false)).and_then(|_| self.documents(id).ok())
     }
 
     /// Points the names at an image that is here; whether they did already.

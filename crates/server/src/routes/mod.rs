@@ -1,6 +1,10 @@
 //! The routes: one module a resource. A handler decodes, makes one engine call and encodes.
 
+<<<<<<< HEAD
 mod archive;
+=======
+mod check;
+>>>>>>> 277140a (Check every blob, layer and row of the store, and repair what can be had again)
 mod containers;
 mod events;
 mod exec;
@@ -30,6 +34,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .merge(events::routes())
         .merge(system::routes())
         .merge(registry::routes())
+        .merge(check::routes())
         .merge(refused::routes())
         .fallback(async || Failure::no_route())
         .method_not_allowed_fallback(async || Failure::no_route())
