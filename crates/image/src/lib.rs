@@ -68,10 +68,10 @@ use stage::StagedDirectory;
 use transfer::Transfers;
 
 pub use changes::{Empty, RunConfig};
+pub use check::{CheckProgress, Finding, Part, Report};
 pub use compress::decoded;
 pub use container::CommitOptions;
 pub use diff::{Change, ChangeKind};
-pub use check::{CheckProgress, Finding, Part, Report};
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use transfer::{

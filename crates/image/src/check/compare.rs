@@ -91,7 +91,7 @@ impl Walk<'_> {
         let time = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
         let is_directory = kind == FileType::Directory;
         let is_whiteout = kind == FileType::CharacterDevice && expected.st_rdev == 0;
-        let dated = !is_whiteout && !(is_directory && self.undated.contains(path));
+        let dated = !(is_whiteout || is_directory && self.undated.contains(path));
         let size = |stat: &Stat| if is_directory { (0, 0) } else { (stat.st_size, stat.st_nlink) };
         if owner(&expected) != owner(&found) {
             self.differs(path, "its type, mode or owner is another")?;

@@ -1,10 +1,7 @@
 //! The routes: one module a resource. A handler decodes, makes one engine call and encodes.
 
-<<<<<<< HEAD
 mod archive;
-=======
 mod check;
->>>>>>> 277140a (Check every blob, layer and row of the store, and repair what can be had again)
 mod containers;
 mod events;
 mod exec;
