@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use wharf_testkit::{Cli, Engine, PATIENCE, image, use_release_binaries, wait_until};
+use wharf_testkit::{Cli, Engine, PATIENCE, Registry, image, use_release_binaries, wait_until};
 
 /// Prints a number every few milliseconds, so that a missing or doubled line would show.
 const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo line $i; usleep 2000; done";
@@ -36,6 +36,7 @@ pub(crate) fn run() -> Result<()> {
     first_containers(&wharf, files.path())?;
     let port = web_server(&engine, &wharf)?;
     engine_death(&engine, &wharf, port)?;
+    own_registry(&wharf)?;
     if std::env::var_os("WHARF_DEMO_DEBIAN").is_some() {
         debian(&wharf, files.path())?;
     }
@@ -90,6 +91,19 @@ fn engine_death(engine: &Engine, wharf: &Cli, port: u16) -> Result<()> {
     println!("$ wharf logs counter    # is a line missing or doubled?");
     println!("{} lines, numbered without a gap", gapless(&quietly(wharf, &["logs", "counter"])?)?);
     Ok(())
+}
+
+/// An image changes, goes to a registry of our own, is gone here, and comes back because it is run.
+fn own_registry(wharf: &Cli) -> Result<()> {
+    let registry = Registry::scratch();
+    let name = registry.name("team/box:2");
+    say("A registry of one's own");
+    println!("$ wharf registry serve --address {} --data …", registry.address());
+    show(wharf, &["exec", "counter", "sh", "-c", "echo made in a container > /www/news"])?;
+    show(wharf, &["commit", "counter", &name])?;
+    show(wharf, &["push", &name])?;
+    show(wharf, &["rmi", &name])?;
+    show(wharf, &["run", "--rm", &name, "cat", "/www/news"])
 }
 
 /// The number of lines, when they are `line 1`, `line 2` … in order.

@@ -19,6 +19,7 @@
 mod api;
 mod binaries;
 mod cli;
+mod docker_registry;
 mod engine;
 pub mod image;
 pub mod leftovers;
@@ -32,6 +33,7 @@ mod wait;
 pub use api::{Api, Response};
 pub use binaries::{binary, docker_cli, use_release_binaries, workspace_root};
 pub use cli::{Cli, Output};
+pub use docker_registry::DockerRegistry;
 pub use engine::{Engine, EngineBuilder};
 pub use reference::Reference;
 pub use registry::Registry;

@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing helper is a failing test")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use wharf_testkit::image;
-use wharf_testkit::{Cli, Engine, Reference, Registry, wait_until, workspace_root};
+use wharf_testkit::{Cli, DockerRegistry, Engine, Reference, Registry, workspace_root};
 
 /// A tool inside the peers' root, which sees this directory under another name.
 struct Peers {
@@ -179,50 +178,14 @@ fn cosign(peers: &Peers, registry: &Registry, digest: &str) {
     assert!(verified.contains(digest), "{verified}");
 }
 
-/// Debian's docker-registry; ends when dropped.
-struct DockerRegistry {
-    child: Child,
-    address: String,
-}
-
-impl DockerRegistry {
-    fn start(peers: &Peers) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        drop(listener);
-        let config = format!(
-            "version: 0.1\nlog: {{accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http: {{addr: \"{address}\"}}\n",
-            peers.file("data")
-        );
-        std::fs::write(peers.dir.path().join("config.yml"), config).unwrap();
-        let child = peers
-            .command(&["docker-registry", "serve", &peers.file("config.yml")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let up = || std::net::TcpStream::connect(&address).is_ok();
-        wait_until("docker-registry answers", Duration::from_secs(20), up);
-        Self { child, address }
-    }
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        let _already_gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
 #[test]
 fn the_real_docker_registry_takes_and_gives_our_images() {
     let Some(reference) = Reference::find() else { return };
     let peers = Peers::new(&reference);
-    let registry = DockerRegistry::start(&peers);
+    let registry = DockerRegistry::start();
     let (maker, taker) = (Engine::with_image(), Engine::scratch());
     let (maker, taker) = (maker.wharf(), taker.wharf());
-    let [name, other] = ["box:1", "other:1"].map(|path| format!("{}/{path}", registry.address));
+    let [name, other] = ["box:1", "other:1"].map(|path| format!("{}/{path}", registry.address()));
     maker.ok(&["tag", image::NAME, &name]);
     maker.ok(&["tag", image::NAME, &other]);
     let digest = said(&maker.ok(&["push", &name]));
@@ -231,5 +194,4 @@ fn the_real_docker_registry_takes_and_gives_our_images() {
     let mounted = maker.ok(&["push", &other]);
     assert!(mounted.contains("Mounted from box"), "{mounted}");
     assert_eq!(pulled(&taker, &other), digest);
-    assert!(Path::new(&peers.dir.path().join("data")).is_dir());
 }

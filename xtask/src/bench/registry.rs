@@ -1,13 +1,12 @@
 //! P6, P7 and P12: pull and push of a large image, and the registry that serves it.
 
 use std::cell::RefCell;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tempfile::TempDir;
-use wharf_testkit::{Cli, Engine, binary, wait_until};
+use wharf_testkit::{Cli, DockerRegistry, Engine, Registry};
 
 use super::http::Connection;
 use super::large::LargeImage;
@@ -19,50 +18,29 @@ use super::timing::{Runs, Task, interleave, timed};
 const MANIFESTS: usize = 1000;
 const CLIENTS: usize = 16;
 
-/// A registry on loopback; ends with its value.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-    _data: TempDir,
+/// A registry on loopback.
+enum Server {
+    Wharf(Registry),
+    Docker(DockerRegistry),
 }
 
 impl Server {
-    /// Wharf's own.
-    fn wharf() -> Result<Self> {
-        let data = scratch()?;
-        let address = free_address()?;
-        let mut command = Command::new(binary("wharf-registry"));
-        command.args(["serve", "--address", &address.to_string(), "--data"]).arg(data.path().join("data"));
-        Self::start(command, address, data)
+    fn address(&self) -> Result<SocketAddr> {
+        match self {
+            Self::Wharf(registry) => registry.address().parse().context("the registry's address"),
+            Self::Docker(registry) => Ok(registry.address()),
+        }
     }
 
-    /// Debian's docker-registry, from the peers.
-    fn docker() -> Result<Self> {
-        let data = scratch()?;
-        let address = free_address()?;
-        // The peers see the host's /tmp as /xfer.
-        let inside =
-            std::path::Path::new("/xfer").join(data.path().strip_prefix("/tmp").unwrap_or(data.path()));
-        let config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}, \
-             delete: {{enabled: true}}}}\nhttp: {{addr: \"{address}\"}}\n",
-            inside.join("data").display()
-        );
-        std::fs::write(data.path().join("config.yml"), config).context("writing a configuration")?;
-        let mut command = Command::new(script());
-        command.args(["sh", "docker-registry", "serve"]).arg(inside.join("config.yml"));
-        Self::start(command, address, data)
-    }
-
-    fn start(mut command: Command, address: SocketAddr, data: TempDir) -> Result<Self> {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let child = child.context("starting a registry")?;
-        wait_until("the registry answers", Duration::from_secs(20), || TcpStream::connect(address).is_ok());
-        Ok(Self { child, address, _data: data })
+    fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Wharf(registry) => registry.pid(),
+            Self::Docker(registry) => registry.pid(),
+        }
     }
 
     fn connect(&self) -> Result<Connection> {
-        Connection::open(self.address)
+        Connection::open(self.address()?)
     }
 
     fn push(&self, repository: &str, image: &LargeImage) -> Result<()> {
@@ -126,30 +104,16 @@ impl Server {
 
     /// The most memory it has had, in megabytes.
     fn peak(&self) -> Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid().context("the registry ended")?))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no peak")?;
         let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kilobytes * 1024.0 / 1e6)
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _already_gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
 fn joined(thread: std::thread::ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
     thread.join().unwrap_or_else(|_| bail!("a client panicked"))
-}
-
-fn scratch() -> Result<TempDir> {
-    tempfile::Builder::new().prefix("wharf-bench-").tempdir().context("making a directory")
-}
-
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr())?)
 }
 
 /// Podman from the peers.
@@ -163,9 +127,9 @@ fn podman(arguments: &[&str]) -> Result<()> {
 /// P6: pull of a large image from a registry on loopback until it can be run, and its removal.
 pub(crate) fn pull(runs: Runs) -> Result<Vec<Measured>> {
     let image = LargeImage::make()?;
-    let server = Server::wharf()?;
+    let server = Server::Wharf(Registry::scratch());
     server.push("large", &image)?;
-    let name = format!("{}/large:1", server.address);
+    let name = format!("{}/large:1", server.address()?);
     let engine = Engine::scratch();
     let wharf = engine.wharf().with_deadline(Duration::from_secs(300));
     let docker = docker()?;
@@ -228,9 +192,9 @@ fn clock(work: impl FnOnce() -> Result<()>) -> Result<Duration> {
 /// P7: push of the large image to a registry on loopback that does not have it.
 pub(crate) fn push(runs: Runs) -> Result<Vec<Measured>> {
     let image = LargeImage::make()?;
-    let server = Server::wharf()?;
+    let server = Server::Wharf(Registry::scratch());
     server.push("large", &image)?;
-    let name = format!("{}/large:1", server.address);
+    let name = format!("{}/large:1", server.address()?);
     let engine = Engine::scratch();
     let wharf = engine.wharf().with_deadline(Duration::from_secs(300));
     let docker = docker()?;
@@ -241,8 +205,8 @@ pub(crate) fn push(runs: Runs) -> Result<Vec<Measured>> {
         let name = &name;
         tasks.push(Box::new(move |_| {
             // A registry without anything: no blob is there, none can be mounted.
-            let empty = Server::wharf()?;
-            let target = format!("{}/other:1", empty.address);
+            let empty = Server::Wharf(Registry::scratch());
+            let target = format!("{}/other:1", empty.address()?);
             succeed(cli, &["tag", name, &target])?;
             let time = clock(|| succeed(cli, &["push", "-q", &target]))?;
             succeed(cli, &["rmi", &target])?;
@@ -268,9 +232,9 @@ pub(crate) fn push(runs: Runs) -> Result<Vec<Measured>> {
 /// P12: the registry itself, against Debian's docker-registry.
 pub(crate) fn serve(runs: Runs) -> Result<Vec<Measured>> {
     let image = LargeImage::make()?;
-    let mut servers = vec![Server::wharf()?];
+    let mut servers = vec![Server::Wharf(Registry::scratch())];
     if peers().is_some() {
-        servers.push(Server::docker()?);
+        servers.push(Server::Docker(DockerRegistry::start()));
     }
     let runs = runs.at_most(10);
     type Work<'a> = &'a dyn Fn(&Server, usize) -> Result<()>;
