@@ -20,7 +20,7 @@ use crate::auth::Gate;
 use crate::listen::Listener;
 use crate::observe::{AccessLog, Observer};
 use crate::proxy::Proxies;
-use crate::storage::Local;
+use crate::storage::{Local, S3};
 use crate::tls::Tls;
 use crate::{Options, Registry};
 
@@ -60,7 +60,11 @@ pub(super) async fn serve(settings: Settings) -> Result<()> {
     let tls = settings.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
     wharf_linux::hostfs::create_dir_all(&settings.data, 0o700)?;
     let gate = settings.access.clone().map(Gate::open).transpose()?;
-    let storage = Local::open(&settings.data).await.context("opening the storage")?;
+    let storage = match &settings.bucket {
+        Some(bucket) => S3::open(bucket).await,
+        None => Local::open(&settings.data).await,
+    };
+    let storage = storage.context("opening the storage")?;
     let registry = match &gate {
         Some(gate) => Registry::with_access(storage, settings.options.clone(), Arc::new(gate.clone())),
         None => Registry::new(storage, settings.options.clone()),

@@ -15,6 +15,7 @@ use crate::Options;
 use crate::auth::{Config as AuthConfig, Tokens};
 use crate::observe::Destination;
 use crate::proxy::Upstream;
+use crate::storage::Bucket;
 use crate::tls::TlsFiles;
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:5000";
@@ -47,6 +48,19 @@ struct Values {
     /// How much to say on standard error: error, warn, info or debug
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+
+    /// Keep the content in this bucket, with the keys of the environment (AWS_ACCESS_KEY_ID, …)
+    #[arg(long, value_name = "NAME", help_heading = "S3")]
+    s3_bucket: Option<String>,
+    /// The store's address, where it is not Amazon's
+    #[arg(long, value_name = "URL", help_heading = "S3", requires = "s3_bucket")]
+    s3_endpoint: Option<String>,
+    /// The store's region
+    #[arg(long, value_name = "NAME", help_heading = "S3", requires = "s3_bucket")]
+    s3_region: Option<String>,
+    /// What the names of all objects begin with
+    #[arg(long, value_name = "TEXT", help_heading = "S3", requires = "s3_bucket")]
+    s3_prefix: Option<String>,
 
     /// Users and their passwords: an htpasswd file with bcrypt hashes (see hash-password)
     #[arg(long, value_name = "FILE", help_heading = "Access")]
@@ -182,6 +196,7 @@ pub(super) struct Settings {
     pub(super) metrics_address: Option<String>,
     pub(super) options: Options,
     pub(super) upstreams: Vec<Upstream>,
+    pub(super) bucket: Option<Bucket>,
 }
 
 impl Settings {
@@ -210,6 +225,7 @@ impl Settings {
             metrics_address: values.metrics_address.clone(),
             options: options(&values),
             upstreams: upstreams(&values)?,
+            bucket: bucket(&values)?,
             data,
         };
         if settings.connections == 0 {
@@ -260,6 +276,16 @@ fn access(values: &Values, data: &Path) -> Result<Option<AuthConfig>> {
         anonymous: values.anonymous.unwrap_or(false),
         tokens,
         public_url: values.public_url.as_deref().map(|text| url("public-url", text)).transpose()?,
+    }))
+}
+
+fn bucket(values: &Values) -> Result<Option<Bucket>> {
+    let Some(name) = values.s3_bucket.clone() else { return Ok(None) };
+    Ok(Some(Bucket {
+        name,
+        endpoint: values.s3_endpoint.as_deref().map(|text| url("s3-endpoint", text)).transpose()?,
+        region: values.s3_region.clone(),
+        prefix: values.s3_prefix.clone().unwrap_or_default(),
     }))
 }
 

@@ -17,6 +17,7 @@
 #[cfg(test)]
 pub(crate) mod conformance;
 mod local;
+mod s3;
 
 use std::fmt;
 use std::io;
@@ -29,6 +30,7 @@ use futures_util::stream::BoxStream;
 use wharf_model::Digest;
 
 pub use local::Local;
+pub use s3::{Bucket, S3};
 
 /// Bytes in pieces. An error of a stream that a client sends is the client's.
 pub type Pieces<'a> = BoxStream<'a, io::Result<Bytes>>;
