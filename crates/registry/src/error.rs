@@ -176,6 +176,11 @@ impl Error {
         )
     }
 
+    /// Whether nobody is there at all.
+    pub(crate) fn is_nobody(&self) -> bool {
+        matches!(self, Self::Network { reason, .. } if reason.ends_with("connection refused") || reason.ends_with("no such host"))
+    }
+
     /// What an answer with a status that is no success means. `host` answered; `body` may be anything.
     pub(crate) fn of_answer(host: &str, status: u16, body: &[u8], after: Option<Duration>) -> Self {
         let parsed = ErrorBody::parse(body);

@@ -173,6 +173,10 @@ impl Session {
                 Ok(reply) => reply.into_error(self.core.transport.timeouts.idle).await,
                 Err(error) => error,
             };
+            if error.is_nobody() {
+                // Somebody who waits at a terminal has mistyped the address more often than a registry restarts.
+                backoff.left = backoff.left.min(1);
+            }
             backoff.pause(error).await?;
         }
     }
