@@ -12,6 +12,7 @@
 pub mod access;
 pub mod auth;
 mod document;
+mod embedded;
 mod error;
 mod garbage;
 mod guards;
@@ -31,6 +32,7 @@ mod uploads;
 mod watched;
 
 pub use access::Access;
+pub use embedded::Embedded;
 pub use error::{Error, Result};
 pub use options::Options;
 pub use registry::{Handled, Registry, Usage};

@@ -1,7 +1,7 @@
 //! Images between an engine and a registry, as a user does it.
 
 use wharf_testkit::image::{self, Builder, Tar};
-use wharf_testkit::{Cli, Engine, Registry};
+use wharf_testkit::{Cli, Engine, EngineBuilder, Registry};
 
 fn digest_of(cli: &Cli, name: &str) -> String {
     let digests = cli.ok(&["image", "inspect", "--format", "{{json .RepoDigests}}", name]);
@@ -116,4 +116,23 @@ fn a_layer_that_is_here_is_not_fetched_again() {
     assert_eq!(pulled.matches("Already exists").count(), 1, "{pulled}");
     assert_eq!(pulled.matches("Pull complete").count(), 2, "{pulled}");
     assert_eq!(second.wharf().ok(&["run", "--rm", &top, "cat", "/above"]), "one more layer");
+}
+
+#[test]
+fn an_engine_serves_a_registry_when_asked() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    drop(listener);
+    let engine = EngineBuilder::default().argument("--registry-address").argument(&address).start();
+    engine.load(&image::archive());
+    let (wharf, name) = (engine.wharf(), format!("{address}/box:1"));
+    wharf.ok(&["tag", image::NAME, &name]);
+    let pushed = wharf.ok(&["push", &name]);
+    wharf.ok(&["rmi", "-f", &name, image::NAME]);
+    engine.kill();
+    engine.start();
+    let pulled = wharf.ok(&["pull", &name]);
+    let digest = pulled.lines().find_map(|line| line.strip_prefix("Digest: ")).expect("a digest");
+    assert!(pushed.contains(digest), "{pushed}{pulled}");
+    assert_eq!(wharf.ok(&["run", "--rm", &name, "echo", "hello"]), "hello");
 }

@@ -26,6 +26,7 @@ use rustix::process::{Resource, getrlimit, setrlimit, umask};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use wharf_engine::{Engine, EngineConfig};
+use wharf_registry_server::Embedded;
 
 use crate::listen::Listener;
 use crate::settings::{Flags, Settings};
@@ -102,6 +103,14 @@ async fn serve(settings: Settings) -> Result<()> {
         servers.spawn(wharf_server::serve(socket, router, ended.clone(), until));
         tracing::info!("API listen on {name}");
         sockets.push(guard);
+    }
+    if let Some(address) = settings.registry_address {
+        let registry = Embedded::open(address, &settings.data_root.join("registry")).await?;
+        tracing::info!("registry listen on {}", registry.address().unwrap_or(address));
+        let mut closed = closed.clone();
+        servers.spawn(registry.serve(async move {
+            let _sender_gone = closed.changed().await;
+        }));
     }
     notify::ready();
     let slimming = tokio::spawn(slim_when_quiet(ended));

@@ -3,6 +3,7 @@
 //! A key may be given in one of the two places only: an engine that silently preferred one would surprise someone.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -80,6 +81,9 @@ struct Given {
     #[arg(long = "registry-mirror", value_name = "URL")]
     #[serde(rename = "registry-mirrors")]
     registry_mirror: Option<Vec<String>>,
+    /// Serve a registry too, on a loopback address, with its content in the data root
+    #[arg(long, value_name = "HOST:PORT")]
+    registry_address: Option<SocketAddr>,
     /// Layers that are downloaded at the same time (default 3)
     #[arg(long, value_name = "NUMBER")]
     max_concurrent_downloads: Option<usize>,
@@ -104,6 +108,7 @@ pub(crate) struct Settings {
     pub(crate) layers: LayerStorage,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) registry_mirrors: Vec<String>,
+    pub(crate) registry_address: Option<SocketAddr>,
     pub(crate) transfers: Concurrency,
 }
 
@@ -152,6 +157,7 @@ impl Settings {
             .unwrap_or_default(),
             registry_mirrors: once("registry-mirrors", flags.registry_mirror, file.registry_mirror)?
                 .unwrap_or_default(),
+            registry_address: once("registry-address", flags.registry_address, file.registry_address)?,
             transfers: Concurrency {
                 downloads: downloads.unwrap_or(defaults.downloads),
                 uploads: uploads.unwrap_or(defaults.uploads),
