@@ -1,11 +1,11 @@
 # The commands of this project. A thin layer over cargo and `cargo xtask`; see CONTRIBUTING.md.
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast reference kill bench deny leftovers
+.PHONY: help demo test fast reference kill power bench deny leftovers
 
 # program:package pairs. What is missing is installed with apt-get, after saying so in one line.
 NEEDS_BUILD := cc:build-essential
 NEEDS_RUN   := busybox:busybox-static
-NEEDS_TEST  := bash:bash jq:jq python3:python3 script:bsdutils
+NEEDS_TEST  := bash:bash jq:jq python3:python3 script:bsdutils mkfs.ext4:e2fsprogs
 
 define need
 	@missing=$$(for pair in $(1); do command -v $${pair%%:*} >/dev/null 2>&1 || echo $${pair##*:}; done); \
@@ -29,6 +29,7 @@ help:
 	@echo "make fast       the same without the black-box tests"
 	@echo "make reference  prove the recorded sessions and the harness on the real Docker (../shared/peers)"
 	@echo "make kill       200 kill -9 of the engine among 20 busy containers"
+	@echo "make power      100 power cuts under loads, tags, removals and pulls, everything hashed again after each"
 	@echo "make bench      budgets P1 to P5 side by side with the peers; ONLY=P2 for one, writes docs/benchmarks.md"
 	@echo "make deny       licences and advisories of the dependencies (needs cargo-deny)"
 
@@ -61,6 +62,10 @@ reference:
 kill:
 	cargo build --workspace
 	WHARF_TEST_KILLS=200 cargo test -p wharf-testkit --test kill -- --nocapture killing
+
+power:
+	cargo build --workspace
+	WHARF_TEST_CUTS=100 cargo test -p wharf-testkit --test power -- --nocapture
 
 bench:
 	bench/run $(ONLY) --write

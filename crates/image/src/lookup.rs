@@ -28,6 +28,8 @@ impl Images {
             let manifest = named.filter(|row| row.image == image.id).and_then(|row| row.manifest);
             records::set_name(tx, &target, &image.id, manifest.as_ref())
         })?;
+        // What is answered is there after a power cut too.
+        self.inner.db.sync()?;
         self.inner.write_index()?;
         Ok(before)
     }

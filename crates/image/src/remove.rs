@@ -76,10 +76,11 @@ impl Inner {
         for image in &remains.images {
             self.forget_documents(image);
         }
-        self.write_index()?;
-        if !remains.images.is_empty() {
+        if !remains.removed.is_empty() {
+            // A name must not come back after a power cut, least of all without its bytes.
             self.db.sync()?;
         }
+        self.write_index()?;
         self.discard_layers(&remains.layers)?;
         self.discard_blobs(&remains.blobs)
     }

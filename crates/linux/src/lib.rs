@@ -10,6 +10,7 @@ pub mod hostfs;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+pub mod powercut;
 pub mod process;
 pub mod pty;
 pub mod seccomp;

@@ -59,8 +59,12 @@ impl Builder {
         self
     }
 
-    /// The archive in the form `docker save` writes and `docker load` reads.
-    pub fn build(&self) -> Vec<u8> {
+    /// The id the image will have.
+    pub fn id(&self) -> String {
+        format!("sha256:{}", sha256(self.config_document().as_bytes()))
+    }
+
+    fn config_document(&self) -> String {
         let diff_ids: Vec<String> =
             self.layers.iter().map(|layer| format!("sha256:{}", sha256(layer))).collect();
         let history: Vec<Value> = self
@@ -68,12 +72,17 @@ impl Builder {
             .iter()
             .map(|_| json!({"created": "2024-01-01T00:00:00Z", "created_by": "testkit"}))
             .collect();
-        let config = json!({
+        json!({
             "architecture": self.architecture, "os": "linux", "created": "2024-01-01T00:00:00Z",
             "config": self.config, "history": history,
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         })
-        .to_string();
+        .to_string()
+    }
+
+    /// The archive in the form `docker save` writes and `docker load` reads.
+    pub fn build(&self) -> Vec<u8> {
+        let config = self.config_document();
         let config_name = format!("{}.json", sha256(config.as_bytes()));
         let layer_names: Vec<String> =
             self.layers.iter().map(|layer| format!("{}/layer.tar", sha256(layer))).collect();

@@ -165,8 +165,9 @@ impl Inner {
                 }
                 Ok::<_, Error>(())
             })?;
+            // Even if nothing changed here: what was found may be the change of somebody who has not synced it yet.
+            inner.db.sync()?;
             if !same {
-                inner.db.sync()?;
                 inner.write_index()?;
             }
             Ok(same)
