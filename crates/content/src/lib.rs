@@ -69,6 +69,12 @@ impl Store {
         Ok(store)
     }
 
+    /// The directory of the layout.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Begins a new blob.
     ///
     /// # Errors

@@ -28,6 +28,8 @@ pub struct EngineConfig {
     pub registries: wharf_registry::Config,
     /// How much is transferred at the same time.
     pub transfers: Concurrency,
+    /// Bytes on disk beyond which unused images are removed.
+    pub image_budget: Option<u64>,
 }
 
 /// The default exec root: the engine there owns the plain names (`wharf0`, table `wharf`).
@@ -92,6 +94,7 @@ mod tests {
             subnet: None,
             registries: wharf_registry::Config::default(),
             transfers: Concurrency::default(),
+            image_budget: None,
         };
         assert_eq!(at("/run/wharf").cgroup_parent(), "/wharf");
         assert_ne!(at("/tmp/a").instance(), at("/tmp/b").instance());

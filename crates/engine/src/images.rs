@@ -107,6 +107,7 @@ impl Engine {
             let name = image.reference.as_ref().map_or_else(|| image.id.to_string(), Reference::familiar);
             self.emit_image("load", image.id.to_string(), &name);
         }
+        self.keep_to_budget();
         Ok(loaded)
     }
 
@@ -123,6 +124,7 @@ impl Engine {
         let name = options.reference.as_ref().map(Reference::familiar);
         let id = with_reader(input, move |mut input| Ok(images.import(&mut input, options)?)).await?;
         self.emit_image("import", id.to_string(), name.as_deref().unwrap_or_default());
+        self.keep_to_budget();
         Ok(id)
     }
 
@@ -257,6 +259,18 @@ impl Engine {
         let containers = self.inner.containers.all();
         let uses = containers.iter().filter(|container| container.record().image == *id);
         uses.map(|container| (container.id.to_string(), container.record().is_running())).collect()
+    }
+
+    /// After the store has grown: removes unused images if it takes more than it may.
+    pub(crate) fn keep_to_budget(&self) {
+        let Some(budget) = self.inner.config.image_budget else { return };
+        let engine = self.clone();
+        tokio::task::spawn_blocking(move || {
+            match engine.inner.images.keep_to_budget(budget, &|id| engine.image_users(id)) {
+                Ok(pruned) => engine.emit_removed(&pruned.removed),
+                Err(error) => tracing::warn!(%error, "cannot keep the images to their budget"),
+            }
+        });
     }
 
     fn collect_later(&self) {

@@ -50,6 +50,7 @@ impl PullTransfer {
         let pulled = self.transfer.result().await.map_err(|error| pull_failure(&self.reference, error))?;
         let name = self.reference.familiar();
         self.engine.emit_image("pull", name.clone(), &self.reference.familiar_name());
+        self.engine.keep_to_budget();
         Ok(pulled)
     }
 }
@@ -81,6 +82,7 @@ impl PushTransfer {
         let pushed = self.transfer.result().await.map_err(push_failure)?;
         let name = self.reference.familiar();
         self.engine.emit_image("push", name.clone(), &self.reference.familiar_name());
+        self.engine.keep_to_budget();
         Ok(pushed)
     }
 }

@@ -65,33 +65,28 @@ impl Engine {
         let options = ListOptions { all: true, size: true, ..ListOptions::default() };
         let containers = self.list_containers(options).await?;
         let engine = self.clone();
-        let volumes = blocking(move || {
+        let (volumes, store) = blocking(move || {
             let mut volumes = Vec::new();
             for volume in engine.volumes()? {
                 let size = disk_usage(Path::new(&volume.mountpoint));
                 let users = engine.volume_users(&volume.name).len();
                 volumes.push((volume, size, users));
             }
-            Ok(volumes)
+            Ok((volumes, engine.inner.images.usage()?))
         })
         .await?;
-        let layers_size = images.iter().map(|view| view.image.size).sum();
-        Ok(DiskUsage { images, layers_size, containers, volumes })
+        Ok(DiskUsage { images, layers_size: store.bytes, shared: store.shared, containers, volumes })
     }
 }
 
 /// Bytes that a directory's files take on disk; what cannot be read counts nothing.
 pub(crate) fn disk_usage(path: &Path) -> u64 {
-    let mut bytes = 0;
-    if let Ok(directory) = hostfs::open_dir(path) {
-        let counted = wharf_linux::tree::for_each(std::os::fd::AsFd::as_fd(&directory), &mut |stat| {
-            bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        });
-        if let Err(error) = counted {
-            tracing::warn!(%error, path = %path.display(), "cannot add up a directory's size");
-        }
-    }
-    bytes
+    let counted = hostfs::open_dir(path)
+        .and_then(|directory| wharf_linux::tree::disk_usage(std::os::fd::AsFd::as_fd(&directory)));
+    counted.unwrap_or_else(|error| {
+        tracing::warn!(%error, path = %path.display(), "cannot add up a directory's size");
+        0
+    })
 }
 
 /// Bytes of memory of the machine.

@@ -1,6 +1,6 @@
 //! What the engine answers: plain values that an edge turns into its own wire model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
@@ -416,8 +416,10 @@ pub struct SystemView {
 pub struct DiskUsage {
     /// Images with their size and containers.
     pub images: Vec<ImageView>,
-    /// Bytes of all layers, each once.
+    /// Bytes on disk of all images: their blobs and layers, each once.
     pub layers_size: u64,
+    /// Of each image, the bytes of layers that other images have too.
+    pub shared: HashMap<Digest, u64>,
     /// Containers with sizes.
     pub containers: Vec<ContainerView>,
     /// Volumes with size and number of users.

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use wharf_content::MAX_DOWNLOAD_AGE;
 use wharf_content::spec::{self, Annotations, Descriptor, Index};
 use wharf_linux::{hostfs, tree};
 use wharf_model::Digest;
@@ -48,6 +50,9 @@ impl Drop for Lease {
         if pending && let Err(error) = self.0.collect_blobs() {
             tracing::warn!("cannot remove unneeded content, the next start will: {error}");
         }
+        if let Err(error) = self.0.forget_downloads(MAX_DOWNLOAD_AGE) {
+            tracing::warn!("cannot remove a download that nobody went on with: {error}");
+        }
     }
 }
 
@@ -55,6 +60,20 @@ impl Inner {
     pub(crate) fn lease(self: &Arc<Self>) -> Lease {
         self.leases.lock().held += 1;
         Lease(Arc::clone(self))
+    }
+
+    /// Whether something is under way that relies on what it has found or brought.
+    pub(crate) fn is_leased(&self) -> bool {
+        self.leases.lock().held > 0
+    }
+
+    /// Removes downloads that nobody went on with for `age`, unless something is under way.
+    pub(crate) fn forget_downloads(&self, age: Duration) -> Result<()> {
+        let state = self.leases.lock();
+        if state.held == 0 {
+            self.store.forget_downloads(age)?;
+        }
+        Ok(())
     }
 
     /// At start: brings files in line with rows.
@@ -214,6 +233,8 @@ pub(crate) struct Trash {
 struct SharedTrash {
     path: PathBuf,
     state: Mutex<TrashState>,
+    /// Held by the one who deletes: two would take the directories from under each other.
+    deleting: Mutex<()>,
     /// The engine goes away: what is left is for the next start.
     stop: AtomicBool,
 }
@@ -227,7 +248,12 @@ struct TrashState {
 
 impl Trash {
     pub(crate) fn new(path: PathBuf) -> Self {
-        let shared = SharedTrash { path, state: Mutex::default(), stop: AtomicBool::new(false) };
+        let shared = SharedTrash {
+            path,
+            state: Mutex::default(),
+            deleting: Mutex::default(),
+            stop: AtomicBool::new(false),
+        };
         Self { shared: Arc::new(shared), worker: Mutex::default() }
     }
 
@@ -313,6 +339,7 @@ impl SharedTrash {
     }
 
     fn delete_all(&self) -> Result<()> {
+        let _one = self.deleting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut first_error = None;
         let directory = hostfs::open_dir(&self.path)?;
         for name in hostfs::read_dir(&self.path)? {

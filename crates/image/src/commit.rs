@@ -339,6 +339,7 @@ impl Plan<'_> {
                     records::insert_image(tx, &image.row, &image.blobs)?;
                 }
                 records::insert_manifest(tx, &image.row.id, &image.manifest, &image.blobs)?;
+                records::touch(tx, &image.row.id)?;
                 let manifest = Some(&image.manifest.digest).filter(|own| **own != image.row.manifest);
                 for name in &image.names {
                     let replaced = records::set_name(tx, name, &image.row.id, manifest)?;

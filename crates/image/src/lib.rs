@@ -48,6 +48,7 @@ mod stage;
 mod transfer;
 mod types;
 mod unpack;
+mod usage;
 
 pub use wharf_archive::tar;
 
@@ -81,6 +82,7 @@ pub use types::{
     DockerFields, Healthcheck, HistoryEntry, Image, ImportOptions, LayerStorage, LoadProgress, Loaded,
     Pruned, Removed, SnapshotMounts, User,
 };
+pub use usage::Usage;
 
 /// How a store is opened.
 #[derive(Clone, Debug, Default)]
@@ -112,6 +114,8 @@ struct Inner {
     commit: Mutex<()>,
     /// Understood config documents by image; they never change.
     documents: Mutex<HashMap<Digest, Arc<Documents>>>,
+    /// Bytes on disk of layers, by their directory.
+    measured: Mutex<HashMap<i64, u64>>,
     leases: Leases,
     trash: Trash,
     transfers: Transfers,
@@ -148,6 +152,7 @@ impl Images {
             next_directory: AtomicI64::new(1),
             commit: Mutex::default(),
             documents: Mutex::default(),
+            measured: Mutex::default(),
             leases: Leases::default(),
             trash: Trash::new(trash),
             transfers: Transfers::new(options.transfers),

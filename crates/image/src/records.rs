@@ -213,6 +213,23 @@ pub(crate) fn image(conn: &Connection, id: &Digest) -> Result<Option<ImageRow>> 
     Ok(found.into_iter().next())
 }
 
+/// Somebody uses an image now.
+pub(crate) fn touch(conn: &Connection, image: &Digest) -> Result<()> {
+    conn.prepare_cached("UPDATE images SET used = ?2 WHERE id = ?1")?.execute((image.to_string(), now()))?;
+    Ok(())
+}
+
+fn now() -> i64 {
+    i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+/// All images, the one that was used longest ago first. To be given a name is a use.
+pub(crate) fn by_last_use(conn: &Connection) -> Result<Vec<Digest>> {
+    let sql = "SELECT id FROM images i
+               ORDER BY MAX(used, COALESCE((SELECT MAX(tagged) FROM names n WHERE n.image = i.id), 0)), id";
+    collect(conn, sql, [], |row| digest(&row.get::<_, String>(0)?))
+}
+
 /// The images whose hexadecimal id begins with `hex`, two at most.
 pub(crate) fn images_by_prefix(conn: &Connection, hex: &str) -> Result<Vec<ImageRow>> {
     // Every id has the same prefix; the upper end is the first text that no longer begins with `hex`.
@@ -477,10 +494,9 @@ pub(crate) fn set_name(
         tx.execute("UPDATE names SET manifest = ?2 WHERE name = ?1", (name.to_string(), manifest))?;
         return Ok(None);
     }
-    let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
     tx.execute(
         "INSERT OR REPLACE INTO names (name, image, tagged, manifest) VALUES (?1, ?2, ?3, ?4)",
-        (name.to_string(), image.to_string(), now, manifest),
+        (name.to_string(), image.to_string(), now(), manifest),
     )?;
     Ok(before)
 }

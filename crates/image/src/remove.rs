@@ -1,6 +1,7 @@
 //! Removal of names and images by Docker's rules.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use wharf_model::{Digest, Reference};
 use wharf_state::rusqlite::Transaction;
@@ -43,7 +44,7 @@ impl Images {
         Ok(remains.removed)
     }
 
-    /// Removes the images no container uses: those without a name, or all.
+    /// Removes the images no container uses: those without a name, or all; and what is left of downloads.
     ///
     /// # Errors
     /// [`Error::Store`] or [`Error::State`]; what was removed before stays removed.
@@ -56,22 +57,28 @@ impl Images {
             if (dangling_only && !names.is_empty()) || !users(&row.id).is_empty() {
                 continue;
             }
-            let remains = self.inner.db.write(|tx| {
-                let mut removal =
-                    Removal { tx, image: row.id, users: &[], force: false, remains: Remains::default() };
-                removal.untag_all()?;
-                removal.delete()?;
-                Ok::<_, Error>(removal.remains)
-            })?;
-            self.inner.discard(&remains)?;
-            pruned.reclaimed += remains.layers.iter().map(|layer| layer.size).sum::<u64>();
-            pruned.removed.extend(remains.removed);
+            self.inner.remove_unused(row.id, &mut pruned)?;
         }
+        self.inner.forget_downloads(Duration::ZERO)?;
         Ok(pruned)
     }
 }
 
 impl Inner {
+    /// Removes an image that nobody uses, with all its names. The caller holds the commit lock.
+    pub(crate) fn remove_unused(&self, image: Digest, pruned: &mut Pruned) -> Result<()> {
+        let remains = self.db.write(|tx| {
+            let mut removal = Removal { tx, image, users: &[], force: false, remains: Remains::default() };
+            removal.untag_all()?;
+            removal.delete()?;
+            Ok::<_, Error>(removal.remains)
+        })?;
+        self.discard(&remains)?;
+        pruned.reclaimed += remains.layers.iter().map(|layer| layer.size).sum::<u64>();
+        pruned.removed.extend(remains.removed);
+        Ok(())
+    }
+
     fn discard(&self, remains: &Remains) -> Result<()> {
         for image in &remains.images {
             self.forget_documents(image);

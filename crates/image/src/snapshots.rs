@@ -115,6 +115,7 @@ impl Inner {
                 return Err(Error::SnapshotExists(key.to_owned()));
             }
             records::insert_snapshot(tx, key, number, row.top.as_ref())?;
+            records::touch(tx, image)?;
             let mounts = self.mounts(tx, number, row.top.as_ref())?;
             // Within the transaction, so that a failure undoes the row.
             if row.top.is_some() {

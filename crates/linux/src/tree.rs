@@ -221,7 +221,7 @@ fn open_child(directory: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> 
     )
 }
 
-/// Calls `visit` for everything beneath a directory that is no directory itself, down to 1,000 levels; what vanishes
+/// Calls `visit` for a directory and everything beneath it, down to 1,000 levels; what vanishes
 /// meanwhile, and what lies on another mount, is left out.
 pub fn for_each(directory: BorrowedFd<'_>, visit: &mut dyn FnMut(&Stat)) -> Result<()> {
     const DEEPEST: usize = 1000;
@@ -231,6 +231,7 @@ pub fn for_each(directory: BorrowedFd<'_>, visit: &mut dyn FnMut(&Stat)) -> Resu
     let mut fresh = true;
     while let Some(directory) = stack.last() {
         if fresh {
+            visit(&rustix::fs::fstat(directory).context("stat", here)?);
             let children = visit_level(directory.as_fd(), visit)?;
             if let Some(slot) = pending.last_mut() {
                 *slot = children;
@@ -254,6 +255,19 @@ pub fn for_each(directory: BorrowedFd<'_>, visit: &mut dyn FnMut(&Stat)) -> Resu
         }
     }
     Ok(())
+}
+
+/// Bytes that a tree takes on disk, as du(1) counts them: each file once, however many names it has.
+pub fn disk_usage(directory: BorrowedFd<'_>) -> Result<u64> {
+    let mut linked = HashSet::new();
+    let mut bytes = 0_u64;
+    for_each(directory, &mut |stat| {
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if is_directory || stat.st_nlink == 1 || linked.insert((stat.st_dev, stat.st_ino)) {
+            bytes = bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
+        }
+    })?;
+    Ok(bytes)
 }
 
 /// Visits the entries of one directory and returns the names of its subdirectories.

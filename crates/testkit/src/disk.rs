@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::mount::UnmountFlags;
 use wharf_linux::powercut::{self, Journal};
@@ -14,6 +15,8 @@ use crate::{PATIENCE, retry_until};
 #[derive(Debug)]
 pub struct Disk {
     dir: tempfile::TempDir,
+    /// Which copy of the file is the disk.
+    generation: AtomicU32,
 }
 
 impl Disk {
@@ -32,7 +35,7 @@ impl Disk {
         let mut builder = tempfile::Builder::new();
         builder.prefix("wd-");
         let dir = if room > 2 * bytes { builder.tempdir_in(memory) } else { builder.tempdir() };
-        let disk = Self { dir: dir.expect("a temporary directory") };
+        let disk = Self { dir: dir.expect("a temporary directory"), generation: AtomicU32::new(0) };
         File::create(disk.file()).and_then(|file| file.set_len(bytes)).expect("a file in our directory");
         let made = Command::new("mkfs.ext4")
             .args(["-q", "-F", "-m", "0"])
@@ -57,7 +60,7 @@ impl Disk {
     }
 
     fn file(&self) -> PathBuf {
-        self.dir.path().join("disk")
+        self.dir.path().join(format!("disk-{}", self.generation.load(Ordering::Relaxed)))
     }
 
     /// Bytes that are free.
@@ -76,8 +79,20 @@ impl Disk {
     }
 
     /// Power is back. Nobody uses it any more.
+    ///
+    /// # Panics
+    /// When the disk cannot be mounted again.
     pub fn restore(&self) {
         self.unmount();
+        let file = self.file();
+        if is_attached(&file) {
+            // A process that was given a mount namespace meanwhile has a copy of the mount, and with it the dead file
+            // system is alive. What is on the disk goes on in a copy.
+            self.generation.fetch_add(1, Ordering::Relaxed);
+            let copied = Command::new("cp").arg("--sparse=always").arg(&file).arg(self.file()).status();
+            assert!(copied.is_ok_and(|status| status.success()), "the disk cannot be copied");
+            std::fs::remove_file(&file).expect("a file in our directory");
+        }
         self.mount();
     }
 
@@ -116,6 +131,14 @@ impl Drop for Disk {
             self.unmount();
         }
     }
+}
+
+/// Whether some loop device still stands on this file.
+fn is_attached(file: &Path) -> bool {
+    let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut backing =
+        devices.filter_map(|device| std::fs::read_to_string(device.path().join("loop/backing_file")).ok());
+    backing.any(|path| Path::new(path.trim_end()) == file)
 }
 
 /// Every mount at or beneath a directory.

@@ -190,6 +190,7 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig> {
             ..wharf_registry::Config::default()
         },
         transfers: settings.transfers,
+        image_budget: settings.image_budget,
     })
 }
 

@@ -90,6 +90,9 @@ struct Given {
     /// Layers that are uploaded at the same time (default 5)
     #[arg(long, value_name = "NUMBER")]
     max_concurrent_uploads: Option<usize>,
+    /// Room for images on disk, such as 20GB; beyond it those unused longest are removed (default: no limit)
+    #[arg(long, value_name = "SIZE")]
+    image_budget: Option<String>,
 }
 
 /// What the daemon goes by.
@@ -110,6 +113,7 @@ pub(crate) struct Settings {
     pub(crate) registry_mirrors: Vec<String>,
     pub(crate) registry_address: Option<SocketAddr>,
     pub(crate) transfers: Concurrency,
+    pub(crate) image_budget: Option<u64>,
 }
 
 impl Settings {
@@ -162,6 +166,9 @@ impl Settings {
                 downloads: downloads.unwrap_or(defaults.downloads),
                 uploads: uploads.unwrap_or(defaults.uploads),
             },
+            image_budget: once("image-budget", flags.image_budget, file.image_budget)?
+                .map(|text| parse_size(&text).with_context(|| format!("invalid image-budget {text:?}")))
+                .transpose()?,
         };
         for (key, path) in [("data-root", &settings.data_root), ("exec-root", &settings.exec_root)] {
             if !path.is_absolute() {
@@ -187,6 +194,25 @@ fn once<T: std::fmt::Debug>(key: &str, flag: Option<T>, file: Option<T>) -> Resu
         }
         (flag, file) => Ok(flag.or(file)),
     }
+}
+
+/// `20GB` and the like: powers of 1000, or of 1024 with an `i`.
+fn parse_size(text: &str) -> Result<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = unit.trim().to_ascii_lowercase();
+    let unit = unit.strip_suffix('b').unwrap_or(&unit);
+    let (prefix, base) = unit.strip_suffix('i').map_or((unit, 1000_u64), |prefix| (prefix, 1024));
+    let power = match prefix {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => bail!("expected a size such as 500MB, 20GB or 1TiB"),
+    };
+    let number: u64 = number.parse().context("expected a size such as 500MB, 20GB or 1TiB")?;
+    number.checked_mul(base.pow(power)).context("that is more than any disk has")
 }
 
 fn log_level(word: Option<&str>) -> Result<Level> {
@@ -250,12 +276,25 @@ mod tests {
     }
 
     #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in
+            [("5", 5), ("20GB", 20_000_000_000), ("1k", 1000), ("2MiB", 2 << 20), ("1 TB", 1_000_000_000_000)]
+        {
+            assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "GB", "-1", "1.5GB", "1XB", "99999999999TB"] {
+            parse_size(text).unwrap_err();
+        }
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let message = |args: &[&str], file: &str| settings(args, file).unwrap_err().to_string();
         assert!(message(&[], r#"{"storage-driver": "zfs"}"#).contains("overlay2 or erofs, not \"zfs\""));
         assert!(message(&[], r#"{"no-such-key": 1}"#).contains("unknown field `no-such-key`"));
         assert!(message(&["-l", "loud"], "{}").contains("invalid log level \"loud\""));
         assert!(message(&["--data-root", "here"], "{}").contains("absolute"));
+        assert!(message(&["--image-budget", "much"], "{}").contains("invalid image-budget \"much\""));
         assert!(Flags::try_parse_from(["wharfd", "--no-such-flag"]).is_err());
     }
 }

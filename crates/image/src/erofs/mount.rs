@@ -54,7 +54,8 @@ pub(super) fn detach(files: &Path) -> Result<()> {
 fn is_attached(files: &Path) -> Result<bool> {
     match rustix::fs::statfs(files) {
         Ok(stat) => Ok(stat.f_type as u32 == MAGIC),
-        Err(rustix::io::Errno::NOENT) => Ok(false),
+        // Not a directory: a file that a crash left among the layers.
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(false),
         Err(error) => Err(hostfs::Error::new("look at", files, error).into()),
     }
 }

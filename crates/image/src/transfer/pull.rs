@@ -160,6 +160,7 @@ impl Inner {
                     records::insert_manifest(tx, &id, &row, &blobs)?;
                 }
                 let own = Some(&manifest).filter(|own| **own != image.manifest);
+                records::touch(tx, &id)?;
                 for name in &names {
                     records::set_name(tx, name, &id, own)?;
                 }

@@ -153,10 +153,11 @@ pub(crate) struct Parts {
 
 /// The document of `GET /system/df`, in the form before 1.52: the newer models have another.
 pub(crate) fn to_disk_usage(usage: DiskUsage, parts: Parts, now: jiff::Timestamp) -> Value {
-    let images = usage
-        .images
-        .into_iter()
-        .map(|view| value(&ImageSummary { shared_size: 0, ..image::to_summary(view) }));
+    let shared = usage.shared;
+    let images = usage.images.into_iter().map(|view| {
+        let shared_size = size(shared.get(&view.image.id).copied().unwrap_or(0));
+        value(&ImageSummary { shared_size, ..image::to_summary(view) })
+    });
     let containers: Vec<Value> =
         usage.containers.into_iter().map(|view| value(&summary::to_model(view, now))).collect();
     let volumes: Vec<Value> = usage
