@@ -210,8 +210,54 @@ pub fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Document
     Ok(serde_json::from_slice(bytes)?)
 }
 
+/// Keys whose spelling decides what a document is. Duplicates of them are errors when it is read; readers written in Go
+/// take other spellings of them for duplicates, and the last one counts.
+const KEYS: [&str; 6] = ["schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers"];
+
+/// The keys of an object, none of which another reader takes for one of [`KEYS`].
+struct Keys;
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self)
+    }
+}
+
+impl<'de> serde::de::Visitor<'de> for Keys {
+    type Value = Self;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            if let Some(known) = reads_as(&key, &KEYS) {
+                let text = format!("its key {key:.40?} can be read as {known:?}");
+                return Err(serde::de::Error::custom(text));
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(self)
+    }
+}
+
+/// The one of `known` that a reader which ignores case takes `key` for, though it is spelled otherwise.
+#[must_use]
+pub fn reads_as<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    // Go folds these two into ASCII letters as well.
+    let folds = |letter: char| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    let same = |name: &&&str| key.chars().map(folds).eq(name.chars().map(folds));
+    known.iter().find(same).copied().filter(|name| *name != key)
+}
+
 fn check(bytes: &[u8], announced: &str) -> Result<Shape, DocumentError> {
     let shape: Shape = parse(bytes)?;
+    parse::<Keys>(bytes)?;
     if shape.schema_version != 2 {
         return Err(DocumentError::Shape(format!(
             "schema version {} is not supported",

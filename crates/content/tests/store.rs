@@ -84,6 +84,11 @@ fn im_10_a_document_that_reads_as_two_things_is_refused() {
         ),
         (format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[],"layers":[]}}"#), spec::MANIFEST),
         (format!(r#"{{"schemaVersion":1,"config":{CONFIG},"layers":[]}}"#), spec::MANIFEST),
+        // Docker reads these as the keys they resemble.
+        (format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[],"Layers":[]}}"#), spec::MANIFEST),
+        (format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[],"MANIFESTS":[]}}"#), spec::MANIFEST),
+        (format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[],"layer\u017f":[]}}"#), spec::MANIFEST),
+        (format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[],"mediatype":"x"}}"#), spec::MANIFEST),
         (plain.replace("sha256:e3", "sha256:E3"), spec::MANIFEST),
         (plain.replace("sha256:e3", "sha256:../../"), spec::MANIFEST),
     ] {

@@ -5,121 +5,17 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use support::{Header, Scratch, Tar, docker_archive, docker_archive_of, gzip, octal, xattrs_of};
+use support::{Header, Scratch, Tar, docker_archive, docker_archive_of, evil, gzip, octal, xattrs_of};
 use wharf_image::{Error, Limits};
-
-/// Streams that try to create, change or read something outside the root, in many orders.
-fn traversals(canary: &str) -> Vec<(String, Tar)> {
-    let t = Tar::new;
-    // From `snapshots/<n>/fs` up to the directory that holds the canary.
-    let up = "../../../../canary";
-    let mut shapes = Vec::new();
-    let mut add = |name: &str, tar: Tar| shapes.push((name.to_owned(), tar));
-    for (kind, out) in [("relative", up.to_owned()), ("absolute", canary.to_owned())] {
-        let o = |rest: &str| format!("{out}{rest}");
-        let name = |text: &str| format!("{text} ({kind})");
-        add(&name("a file by name"), t().file(&o("/new"), b"x"));
-        add(&name("a file over an existing one"), t().file(&o("/secret"), b"x"));
-        add(&name("a directory by name"), t().dir(&o("/newdir")));
-        add(
-            &name("a directory that exists"),
-            t().header(&Header::new(&o("/dir"), b'5').mode(0o777).owner(7, 7)),
-        );
-        add(&name("a link by name"), t().symlink(&o("/newlink"), "x"));
-        add(&name("a file behind dots"), t().dir("a").file(&format!("a/./../{out}/new"), b"x"));
-        add(&name("a whiteout by name"), t().file(&o("/.wh.secret"), b""));
-        add(&name("an opaque mark by name"), t().file(&o("/dir/.wh..wh..opq"), b""));
-        add(&name("link then child"), t().symlink("l", &out).file("l/new", b"x"));
-        add(&name("link then existing child"), t().symlink("l", &out).file("l/secret", b"x"));
-        add(&name("link then grandchild"), t().symlink("l", &out).file("l/dir/new", b"x"));
-        add(&name("link then deep child"), t().symlink("l", &out).file("l/a/b/c/new", b"x"));
-        add(
-            &name("link then directory of its name"),
-            t().symlink("l", &out).header(&Header::new("l", b'5').mode(0o777).owner(7, 7)),
-        );
-        add(
-            &name("link then directory with slash"),
-            t().symlink("l", &out).header(&Header::new("l/", b'5').mode(0o777).owner(7, 7)),
-        );
-        add(
-            &name("link then directory in it"),
-            t().symlink("l", &out).header(&Header::new("l/dir", b'5').mode(0o777)),
-        );
-        add(&name("link then file of its name"), t().symlink("l", &o("/secret")).file("l", b"x"));
-        add(&name("link to a link"), t().symlink("a", &out).symlink("b", "a").file("b/new", b"x"));
-        add(
-            &name("chain of links"),
-            t().symlink("a", "b").symlink("b", "c").symlink("c", &out).file("a/new", b"x"),
-        );
-        add(
-            &name("link in a directory"),
-            t().dir("d").symlink("d/l", &format!("../{out}")).file("d/l/new", b"x"),
-        );
-        add(
-            &name("directory replaced by link"),
-            t().dir("d").file("d/f", b"x").symlink("d", &out).file("d/new", b"x"),
-        );
-        add(
-            &name("directory replaced by link, metadata"),
-            t().header(&Header::new("d", b'5').mode(0o777)).symlink("d", &o("/dir")),
-        );
-        add(
-            &name("directory, link, directory"),
-            t().dir("d").symlink("d", &out).header(&Header::new("d", b'5').mode(0o777)).file("d/new", b"x"),
-        );
-        add(&name("link out, whiteout in it"), t().symlink("l", &out).file("l/.wh.secret", b""));
-        add(&name("link out, opaque in it"), t().symlink("l", &o("/dir")).file("l/.wh..wh..opq", b""));
-        add(&name("whiteout of a link"), t().symlink("l", &out).file(".wh.l", b""));
-        add(&name("hard link to outside"), t().hardlink("h", &o("/secret")));
-        add(&name("hard link to outside, then file"), t().hardlink("h", &o("/secret")).file("h", b"x"));
-        add(&name("hard link through a link"), t().symlink("l", &out).hardlink("h", "l/secret"));
-        add(&name("hard link to a link"), t().symlink("l", &o("/secret")).hardlink("h", "l").file("h", b"x"));
-        add(
-            &name("hard link to a link, metadata"),
-            t().symlink("l", &o("/secret")).header(&Header::new("h", b'1').link("l").mode(0o777).owner(7, 7)),
-        );
-        add(&name("hard link in a link"), t().file("f", b"x").symlink("l", &out).hardlink("l/new", "f"));
-        add(&name("device in a link"), t().symlink("l", &out).header(&Header::new("l/new", b'3')));
-        add(&name("fifo in a link"), t().symlink("l", &out).header(&Header::new("l/new", b'6')));
-        add(&name("link in a link"), t().symlink("l", &out).symlink("l/new", "x"));
-        add(&name("long name"), t().long(b'L', o("/new").as_bytes()).file("x", b"x"));
-        add(&name("long link"), t().long(b'K', out.as_bytes()).symlink("l", "x").file("l/new", b"x"));
-        add(&name("pax name"), t().pax(&[("path", o("/new").as_bytes())]).file("x", b"x"));
-        add(
-            &name("pax link"),
-            t().pax(&[("linkpath", out.as_bytes())]).symlink("l", "x").file("l/new", b"x"),
-        );
-        add(
-            &name("ustar prefix"),
-            t().header(&Header { prefix: out.clone().into_bytes(), ..Header::new("new", b'0') }),
-        );
-        add(
-            &name("sparse name"),
-            t().pax(&[
-                ("GNU.sparse.map", b"0,1"),
-                ("GNU.sparse.size", b"1"),
-                ("GNU.sparse.name", o("/new").as_bytes()),
-            ])
-            .file("x", b"x"),
-        );
-        add(
-            &name("set-uid through a link"),
-            t().symlink("l", &o("/secret")).header(&Header::new("l", b'0').mode(0o6777)),
-        );
-        add(&name("root as a link"), t().symlink("./", &out).file("new", b"x"));
-    }
-    shapes
-}
 
 #[test]
 fn im_01_no_entry_reaches_outside_the_root() {
     for scratch in Scratch::of_each_format() {
         let canary = scratch.canary();
-        let shapes = traversals(canary.to_str().unwrap());
+        let shapes = evil::traversals(canary.to_str().unwrap());
         assert!(shapes.len() >= 60, "{}", shapes.len());
         for (name, tar) in shapes {
             let tar = tar.finish();
@@ -278,17 +174,7 @@ fn im_06_an_opaque_root_hides_all_layers_below() {
 #[test]
 fn im_07_overlays_own_attributes_are_dropped() {
     for scratch in Scratch::of_each_format() {
-        let names =
-            ["redirect", "opaque", "metacopy", "origin", "impure", "upper", "whiteouts", "overlay.opaque"];
-        let mut records: Vec<(String, &[u8])> = Vec::new();
-        for name in names {
-            records.push((format!("SCHILY.xattr.trusted.overlay.{name}"), b"y"));
-            records.push((format!("SCHILY.xattr.user.overlay.{name}"), b"y"));
-        }
-        records.push(("SCHILY.xattr.security.selinux".to_owned(), b"evil_t"));
-        records.push(("SCHILY.xattr.user.kept".to_owned(), b"yes"));
-        let records: Vec<(&str, &[u8])> = records.iter().map(|(key, value)| (&**key, *value)).collect();
-        let tar = Tar::new().pax(&records).dir("d").pax(&records).file("d/f", b"x").finish();
+        let tar = evil::overlay_attributes().finish();
         let id = scratch.import(&tar).unwrap();
         let files = scratch.top(&id);
         for (path, kind) in [("d", 'd'), ("d/f", 'f')] {
@@ -298,53 +184,24 @@ fn im_07_overlays_own_attributes_are_dropped() {
     }
 }
 
-/// Zeros in a tar, as a gzip of many members: a little makes a lot.
-fn gzip_bomb(members: usize) -> Vec<u8> {
-    let size = members as u64 * (4 << 20);
-    let header = Header::new("zeros", b'0').size(size);
-    let mut bomb = gzip(&header.block());
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(&vec![0; 4 << 20]).unwrap();
-    let zeros = encoder.finish().unwrap();
-    for _ in 0..members {
-        bomb.extend_from_slice(&zeros);
-    }
-    bomb.extend_from_slice(&gzip(&[0; 1024]));
-    bomb
-}
-
-/// A zstd frame of raw blocks with the window it says it needs.
-fn zstd_frame(bytes: &[u8], window_log: u8) -> Vec<u8> {
-    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, (window_log - 10) << 3];
-    let mut blocks = bytes.chunks(64 * 1024).peekable();
-    while let Some(block) = blocks.next() {
-        let header = u32::try_from(block.len()).unwrap() << 3 | u32::from(blocks.peek().is_none());
-        frame.extend_from_slice(&header.to_le_bytes()[..3]);
-        frame.extend_from_slice(block);
-    }
-    frame
-}
-
 #[test]
 fn im_08_bombs_are_stopped_and_leave_nothing() {
     let limits = Limits { ratio_from: 16 << 20, layer_bytes: 128 << 20, entries: 1000, ..Limits::default() };
     let scratch = Scratch::with(limits);
-    let bomb = gzip_bomb(2560);
+    let bomb = evil::gzip_bomb(2560);
     let error = scratch.import(&bomb).unwrap_err();
     assert!(error.to_string().contains("the unpacked size of a layer"), "{error}");
-    let error = scratch.import(&gzip_bomb(30)).unwrap_err();
+    let error = scratch.import(&evil::gzip_bomb(30)).unwrap_err();
     assert!(error.to_string().contains("taken for a bomb"), "{error}");
 
     // A window of 2 GiB is refused, one of 8 MiB is not.
     let tar = Tar::new().file("f", &[7; 100_000]).finish();
-    let error = scratch.import(&zstd_frame(&tar, 31)).unwrap_err();
+    let error = scratch.import(&evil::zstd_frame(&tar, 31)).unwrap_err();
     assert!(matches!(error, Error::Archive { .. }), "{error}");
-    scratch.import(&zstd_frame(&tar, 23)).unwrap();
+    scratch.import(&evil::zstd_frame(&tar, 23)).unwrap();
 
     // A sparse file that claims a pebibyte.
-    let pax: &[(&str, &[u8])] =
-        &[("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"1125899906842624"), ("GNU.sparse.name", b"s")];
-    let error = scratch.import(&Tar::new().pax(pax).file("x", b"x").finish()).unwrap_err();
+    let error = scratch.import(&evil::pebibyte()).unwrap_err();
     assert!(matches!(error, Error::Limit { .. }), "{error}");
 
     let many = (0..1001).fold(Tar::new(), |tar, number| tar.file(&format!("f{number}"), b""));
@@ -354,12 +211,7 @@ fn im_08_bombs_are_stopped_and_leave_nothing() {
     let mut empty: Vec<u8> = gzip(b"").repeat(20_000);
     empty.extend_from_slice(&gzip(&tar));
     scratch.import(&empty).unwrap();
-    let mut empty: Vec<u8> = zstd_frame(b"", 20).repeat(0);
-    for _ in 0..1000 {
-        empty.extend_from_slice(&[0x28, 0xb5, 0x2f, 0xfd, 0, 0x50, 1, 0, 0]);
-    }
-    empty.extend_from_slice(&zstd_frame(&tar, 20));
-    scratch.import(&empty).unwrap();
+    scratch.import(&evil::empty_frames(&tar)).unwrap();
 
     for image in scratch.images.list().unwrap() {
         scratch.images.remove(&image.id.to_string(), false, &|_| Vec::new()).unwrap();

@@ -84,13 +84,22 @@ impl Root {
         mode: u32,
         made: &mut dyn FnMut(&Path),
     ) -> Result<Directory> {
+        let path = path.strip_prefix("/").unwrap_or(path);
         match self.directory_same_mount(path) {
-            Err(error) if error.is_not_found() => {}
+            Err(error) if error.is_not_found() && !path.as_os_str().is_empty() => {}
             other => return other,
         }
-        let mut so_far = PathBuf::new();
-        let mut directory = self.directory_same_mount(Path::new("."))?;
-        for component in path.components() {
+        // Upwards to what there is, then down by single names: a path has two thousand of them.
+        let mut there = path;
+        let mut directory = loop {
+            there = there.parent().unwrap_or(Path::new(""));
+            match self.directory_same_mount(there) {
+                Err(error) if error.is_not_found() && !there.as_os_str().is_empty() => {}
+                other => break other?,
+            }
+        };
+        let mut so_far = there.to_owned();
+        for component in path.strip_prefix(there).unwrap_or(path).components() {
             let Component::Normal(name) = component else {
                 match component {
                     Component::RootDir | Component::CurDir => continue,
@@ -98,17 +107,14 @@ impl Root {
                 }
             };
             so_far.push(name);
-            directory = match self.directory_same_mount(&so_far) {
-                Err(error) if error.is_not_found() => {
-                    match rustix::fs::mkdirat(&directory.fd, name, Mode::from_raw_mode(mode)) {
-                        Ok(()) => made(&so_far),
-                        // Someone else made it, or a link that leads nowhere is in the way: the next lookup tells.
-                        Err(Errno::EXIST) => {}
-                        Err(error) => return Err(self.error("create directory", &so_far, error)),
-                    }
-                    self.directory_same_mount(&so_far)?
+            directory = match rustix::fs::mkdirat(&directory.fd, name, Mode::from_raw_mode(mode)) {
+                Ok(()) => {
+                    made(&so_far);
+                    Directory { fd: directory.subdirectory(name)? }
                 }
-                other => other?,
+                // Someone else made it, or a link that leads nowhere is in the way: the lookup tells.
+                Err(Errno::EXIST) => self.directory_same_mount(&so_far)?,
+                Err(error) => return Err(self.error("create directory", &so_far, error)),
             };
         }
         Ok(directory)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use wharf_content::spec::{Annotations, DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST};
+use wharf_content::spec::{self, Annotations, DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST};
 use wharf_model::Digest;
 
 use crate::{Error, error::Result};
@@ -174,9 +174,7 @@ impl RawDescriptor {
 
 fn check_keys<'a>(keys: impl Iterator<Item = &'a String>) -> Result<()> {
     for key in keys {
-        if let Some(known) = KEYS.iter().find(|known| known.eq_ignore_ascii_case(key))
-            && known != key
-        {
+        if let Some(known) = spec::reads_as(key, KEYS) {
             return Err(refuse(format!("{key:?} would be read as {known:?} by some")));
         }
     }
@@ -271,6 +269,7 @@ mod tests {
         );
         assert!(reason(&image.replacen('{', "{\"Layers\":[],", 1), Some(MANIFEST)).contains("read as"));
         assert!(reason(&image.replacen('{', "{\"MANIFESTS\":[],", 1), Some(MANIFEST)).contains("read as"));
+        assert!(reason(&image.replacen('{', "{\"layer\u{17f}\":[],", 1), Some(MANIFEST)).contains("read as"));
     }
 
     #[test]

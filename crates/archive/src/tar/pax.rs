@@ -20,6 +20,9 @@ pub(super) struct Extensions {
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
 const SPARSE: &[u8] = b"GNU.sparse.";
+/// Attributes of one entry; the names of more than this do not fit in what the kernel lists. Each is compared with all
+/// others.
+const MAX_XATTRS: usize = 4096;
 
 impl Extensions {
     pub(super) fn parse(data: &[u8]) -> Result<Self, Reason> {
@@ -37,6 +40,9 @@ impl Extensions {
                 .ok()
                 .filter(|name| !name.is_empty())
                 .ok_or_else(|| "an extended attribute has no valid name".to_owned())?;
+            if self.xattrs.len() >= MAX_XATTRS {
+                return Err(format!("more than {MAX_XATTRS} extended attributes"));
+            }
             self.xattrs.retain(|(other, _)| *other != name);
             self.xattrs.push((name, value.to_vec()));
             return Ok(());
@@ -159,6 +165,16 @@ mod tests {
         assert_eq!(extensions.path.unwrap(), b"a\nb");
         assert_eq!(extensions.mtime.unwrap(), (-2, 499_999_900));
         assert_eq!(extensions.xattrs, [(CString::from(c"user.x"), b"a=\0b".to_vec())]);
+    }
+
+    #[test]
+    fn im_08_attributes_are_counted_before_they_are_compared() {
+        let record = |number: usize| format!("{} SCHILY.xattr.user.{number:08}=\n", 31).into_bytes();
+        assert_eq!(record(0).len(), 31);
+        let data: Vec<u8> = (0..MAX_XATTRS).flat_map(record).collect();
+        assert_eq!(Extensions::parse(&data).unwrap().xattrs.len(), MAX_XATTRS);
+        let data: Vec<u8> = (0..=MAX_XATTRS).flat_map(record).collect();
+        assert!(Extensions::parse(&data).unwrap_err().contains("extended attributes"));
     }
 
     #[test]

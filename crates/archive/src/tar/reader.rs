@@ -301,7 +301,8 @@ impl<R: BufRead> Reader<R> {
 
     fn set_data(&mut self, size: u64) {
         self.remaining = size;
-        self.padding = size.next_multiple_of(BLOCK as u64).wrapping_sub(size);
+        // Not `next_multiple_of`: a size can be the largest number there is.
+        self.padding = size.wrapping_neg() % BLOCK as u64;
     }
 
     fn skip_rest(&mut self) -> Result<(), TarError> {

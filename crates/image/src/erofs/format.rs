@@ -312,6 +312,15 @@ fn write_directory_block(entries: &[Dirent<'_>], out: &mut dyn io::Write) -> io:
     entries.iter().try_for_each(|entry| out.write_all(entry.name))
 }
 
+/// The first name of a block of a directory.
+pub(super) fn first_in_block(block: &[u8]) -> Option<&[u8]> {
+    let name_at = |index: usize| half(block, index * DIRENT + 8).map(usize::from);
+    let start = name_at(0)?;
+    let end = if start / DIRENT > 1 { name_at(1)? } else { block.len() };
+    // Behind the last name there may be zeros.
+    block.get(start..end)?.split(|byte| *byte == 0).next()
+}
+
 /// Looks for a name in one block of a directory. The outer `None` says that it is none.
 pub(super) fn find_in_block(block: &[u8], name: &[u8]) -> Option<Option<Nid>> {
     let name_at = |index: usize| half(block, index * DIRENT + 8).map(usize::from);

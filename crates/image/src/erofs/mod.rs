@@ -143,10 +143,11 @@ fn build(recorder: &mut Recorder<'_>, place: &Path, limits: &Limits) -> Result<U
     let stream = recorder.recorded();
     let plan = Plan::new(&tree, STREAM_AT, index_at(stream))
         .ok_or(Stop::Unsupported("more data or attributes than an image can address"))?;
+    let implied = plan.implied().ok_or(Stop::Unsupported("the length of the names of directories"))?;
     recorder.finish(|file| write_image(file, &plan, stream, uuid(place)))?;
     Ok(UnpackedLayer {
         format: Format::Erofs,
-        implied: plan.implied().into_iter().map(|(path, at)| Implied { path, at }).collect(),
+        implied: implied.into_iter().map(|(path, at)| Implied { path, at }).collect(),
         size: plan.size,
         opaque_root: tree.opaque_root,
         has_end_mark,

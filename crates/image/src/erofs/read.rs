@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::format::{
     BLOCK, Data, INODE, Inode, Nid, SLOT, SUPERBLOCK, SUPERBLOCK_AT, Superblock, find_in_block,
+    first_in_block,
 };
 use super::tree::DIRECTORY;
 use crate::layer::{Below, Inherited};
@@ -57,12 +58,22 @@ impl Image {
 
     fn entry(&self, size: u64, data: u64, name: &[u8]) -> io::Result<Option<Nid>> {
         let mut block = [0; BLOCK];
-        for at in (0..size).step_by(BLOCK) {
+        // Names ascend, and a directory can have very many: the last block that begins with no later name.
+        let (mut first, mut end) = (0, size.div_ceil(BLOCK as u64));
+        while first < end {
+            let middle = first.midpoint(end);
+            let at = middle * BLOCK as u64;
             let length = usize::try_from(size - at).unwrap_or(BLOCK).min(BLOCK);
             self.file.read_exact_at(&mut block[..length], data + at)?;
-            let found = find_in_block(&block[..length], name).ok_or_else(|| damaged("directory"))?;
-            if found.is_some() {
-                return Ok(found);
+            let begins = first_in_block(&block[..length]).ok_or_else(|| damaged("directory"))?;
+            if begins > name {
+                end = middle;
+            } else {
+                let found = find_in_block(&block[..length], name).ok_or_else(|| damaged("directory"))?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+                first = middle + 1;
             }
         }
         Ok(None)

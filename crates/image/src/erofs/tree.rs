@@ -22,6 +22,8 @@ use crate::{Error, Result};
 const MAX_NODES: usize = 400_000;
 /// Bytes of names, link targets and attributes of one tree at most.
 const MAX_TEXT: usize = 32 << 20;
+/// Names of files at most: hard links are names without a node.
+const MAX_NAMES: usize = 2 * MAX_NODES;
 /// The kernel takes no longer path, with its NUL.
 const PATH_MAX: usize = 4096;
 /// The kernel follows no more links on one path.
@@ -105,6 +107,7 @@ impl Node {
 pub(super) struct Tree {
     nodes: Vec<Node>,
     text: usize,
+    names: usize,
     /// Entries of one directory mostly follow each other.
     parent: Option<(PathBuf, Index)>,
     /// It hides everything below.
@@ -114,7 +117,7 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn new() -> Self {
         let root = Node::new(DIRECTORY | 0o755, new_directory(ROOT));
-        Self { nodes: vec![root], text: 0, parent: None, opaque_root: false }
+        Self { nodes: vec![root], text: 0, names: 0, parent: None, opaque_root: false }
     }
 
     pub(super) fn node(&self, index: Index) -> &Node {
@@ -282,6 +285,10 @@ impl Tree {
             return Err(refused("create", Path::new(OsStr::from_bytes(name)), Errno::NAMETOOLONG));
         }
         self.text += name.len();
+        self.names += 1;
+        if self.names > MAX_NAMES || self.text > MAX_TEXT {
+            return Err(Stop::Unsupported("the number of files or the length of their names"));
+        }
         self.mark(parent, |directory| {
             directory.entries.insert(name.into(), index);
         });
@@ -355,10 +362,11 @@ impl Tree {
         let mut at = ROOT;
         let mut so_far = PathBuf::new();
         let mut made = false;
+        let mut links = 0;
         for name in path.iter() {
             so_far.push(name);
-            // In a directory that was just made there is nothing to find.
-            let found = if made { Err(Errno::NOENT) } else { self.resolve(&so_far) };
+            // In a directory that was just made there is nothing to find. One step at a time: paths have thousands.
+            let found = if made { Err(Errno::NOENT) } else { self.walk(at, name.as_bytes(), &mut links) };
             at = match found {
                 // A link that leads nowhere is in the way.
                 Err(Errno::NOENT) if self.child(at, name.as_bytes()).is_some() => {
@@ -400,8 +408,11 @@ impl Tree {
         if path.len() >= PATH_MAX {
             return Err(Errno::NAMETOOLONG);
         }
-        let mut at = ROOT;
-        let mut links = 0;
+        self.walk(ROOT, path, &mut 0)
+    }
+
+    /// The directory that a path leads to from `at`; `links` counts those that were followed.
+    fn walk(&self, mut at: Index, path: &[u8], links: &mut usize) -> Result<Index, Errno> {
         let mut rest = vec![path];
         while let Some(path) = rest.pop() {
             let slash = path.iter().position(|byte| *byte == b'/');
@@ -420,8 +431,8 @@ impl Tree {
                         at = next;
                         continue;
                     };
-                    links += 1;
-                    if links > MAX_LINKS {
+                    *links += 1;
+                    if *links > MAX_LINKS {
                         return Err(Errno::LOOP);
                     }
                     if target.starts_with(b"/") {
@@ -434,15 +445,21 @@ impl Tree {
         self.directory(at).map(|_| at).ok_or(Errno::NOTDIR)
     }
 
-    /// The directories that no entry described, with their paths. What is too deep for any path is left out.
-    pub(super) fn implied(&self) -> Vec<(PathBuf, Index)> {
+    /// The directories that no entry described, with their paths. What is too deep for any path is left out. `None` if
+    /// all these paths are too much to hold.
+    pub(super) fn implied(&self) -> Option<Vec<(PathBuf, Index)>> {
         let mut found = Vec::new();
+        let mut text = 0;
         let mut path = PathBuf::new();
         let mut stack = Vec::new();
         let mut enter = |index: Index, path: &Path| {
             let directory = self.directory(index)?;
+            // Nothing is kept once it is too much.
             if directory.implied {
-                found.push((path.to_owned(), index));
+                text += path.as_os_str().len();
+                if text <= MAX_TEXT {
+                    found.push((path.to_owned(), index));
+                }
             }
             Some(directory.entries.iter())
         };
@@ -459,7 +476,7 @@ impl Tree {
             path.push(OsStr::from_bytes(name));
             stack.extend(enter(*index, &path));
         }
-        found
+        (text <= MAX_TEXT).then_some(found)
     }
 }
 

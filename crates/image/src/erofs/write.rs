@@ -152,9 +152,9 @@ impl<'a> Plan<'a> {
     }
 
     /// The directories that no entry described, and where in the image their inodes are.
-    pub(super) fn implied(&self) -> Vec<(PathBuf, u64)> {
+    pub(super) fn implied(&self) -> Option<Vec<(PathBuf, u64)>> {
         let place = |index: Index| self.table + u64::from(self.nids[index as usize]) * SLOT;
-        self.tree.implied().into_iter().map(|(path, index)| (path, place(index))).collect()
+        Some(self.tree.implied()?.into_iter().map(|(path, index)| (path, place(index))).collect())
     }
 
     fn write_content(&self, placed: &Placed, out: &mut dyn Write) -> io::Result<()> {

@@ -14,6 +14,7 @@ use super::platform::{self, Wanted};
 use super::{Job, Transfer, blocking, refused};
 use crate::commit::NewImage;
 use crate::documents::Documents;
+use crate::limits::Limits;
 use crate::load::oci::{is_image, is_image_config, is_index, is_manifest};
 use crate::records;
 use crate::{Error, Images, Inner, Result};
@@ -125,6 +126,7 @@ impl Inner {
                 documents.os
             )));
         }
+        check_layers(&resolved.manifest.layers, documents.diff_ids.len(), &self.limits, &name)?;
         let mismatch = mismatch_of(&documents, &wanted);
         let pulled = self.fetch_all(&request, resolved, config, board).await?;
         Ok(Pulled { mismatch, ..pulled })
@@ -236,6 +238,21 @@ fn names(reference: &Reference, digest: Digest) -> Vec<Reference> {
 fn mismatch_of(documents: &Documents, wanted: &Wanted) -> Option<(String, String)> {
     let fits = wanted.is(&documents.os, &documents.architecture, &documents.variant);
     (!fits).then(|| (wanted.to_string(), documents.platform()))
+}
+
+/// What can be known to be wrong before the first layer is fetched.
+fn check_layers(layers: &[Descriptor], described: usize, limits: &Limits, name: &str) -> Result<()> {
+    if layers.len() > limits.layers {
+        return Err(Error::limit("the number of layers of an image", limits.layers as u64));
+    }
+    if layers.len() != described {
+        let reason = format!("it has {} layers and its config describes {described}", layers.len());
+        return Err(Error::archive(name, reason));
+    }
+    if layers.iter().any(|layer| layer.size > limits.layer_bytes) {
+        return Err(Error::limit("the size of a layer in bytes", limits.layer_bytes));
+    }
+    Ok(())
 }
 
 /// Follows a document to the image for a platform.

@@ -30,6 +30,9 @@ pub(crate) use name::{Name, clean};
 const OPAQUE: &str = "trusted.overlay.opaque";
 /// Directories whose times are remembered at most; bounds memory.
 const MAX_DIRECTORIES: usize = 1_000_000;
+/// Bytes of names remembered for directories at most: one entry can imply two thousand directories with names of four
+/// kilobytes.
+const MAX_REMEMBERED: usize = 64 << 20;
 
 /// What is to be known of an unpacked directory.
 #[derive(Debug)]
@@ -52,6 +55,7 @@ pub(crate) fn unpack<R: BufRead>(reader: &mut Reader<R>, target: &Path, limits: 
         parent: None,
         times: Vec::new(),
         implied: std::iter::once(PathBuf::new()).collect(),
+        remembered: 0,
         size: 0,
         opaque_root: false,
     };
@@ -83,6 +87,8 @@ struct Unpacker<'a> {
     parent: Option<(PathBuf, Directory)>,
     times: Vec<DirectoryTimes>,
     implied: std::collections::BTreeSet<PathBuf>,
+    /// Bytes of the names in `times` and `implied`.
+    remembered: usize,
     size: u64,
     opaque_root: bool,
 }
@@ -290,10 +296,16 @@ impl Unpacker<'_> {
     fn parent_of(&mut self, path: &Path) -> Result<&Directory> {
         let wanted = path.parent().unwrap_or(Path::new(""));
         if self.parent.as_ref().is_none_or(|(cached, _)| cached != wanted) {
-            let implied = &mut self.implied;
+            let (implied, remembered) = (&mut self.implied, &mut self.remembered);
+            let before = implied.len();
             let directory = self.root.create_directory_all(wanted, 0o755, &mut |made| {
+                *remembered += made.as_os_str().len();
                 implied.insert(made.to_owned());
             })?;
+            for _ in before..implied.len() {
+                self.spent.entry()?;
+            }
+            check_remembered(self.remembered)?;
             self.parent = Some((wanted.to_owned(), directory));
         }
         match &self.parent {
@@ -306,6 +318,8 @@ impl Unpacker<'_> {
         if self.times.len() >= MAX_DIRECTORIES {
             return Err(Error::limit("the number of directories in a layer", MAX_DIRECTORIES as u64));
         }
+        self.remembered += path.as_os_str().len();
+        check_remembered(self.remembered)?;
         let stat = rustix::fs::fstat(directory).map_err(|error| hostfs::Error::new("stat", path, error))?;
         self.times.push(DirectoryTimes {
             path: path.into(),
@@ -355,6 +369,13 @@ impl Unpacker<'_> {
             hostfs::Error::new("set metadata of", Path::new(OsStr::from_bytes(&entry.path)), error).into()
         })
     }
+}
+
+fn check_remembered(bytes: usize) -> Result<()> {
+    if bytes > MAX_REMEMBERED {
+        return Err(Error::limit("the length of the names of directories in a layer", MAX_REMEMBERED as u64));
+    }
+    Ok(())
 }
 
 fn write_piece<R: BufRead>(

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use wharf_content::digest_of;
 use wharf_model::{Digest, Reference};
@@ -23,6 +24,9 @@ pub struct Answer {
     pub cut: Option<usize>,
     /// The rest of the body comes only when this side is dropped.
     pub stall: Option<Arc<std::sync::Barrier>>,
+    /// The body comes byte by byte, with such pauses.
+    pub drip: Option<Duration>,
+    pub media_type: String,
 }
 
 type Tamper = Box<dyn FnMut(&str, &mut Answer) + Send>;
@@ -91,12 +95,16 @@ impl Fake {
     }
 
     pub fn image_with(&self, tag: &str, config: &str, layers: &[&[u8]]) -> Digest {
-        let layers: Vec<String> = layers
+        let blobs: Vec<Vec<u8>> = layers.iter().map(|layer| gzip(layer)).collect();
+        self.image_of_blobs(tag, config, &blobs, "application/vnd.oci.image.layer.v1.tar+gzip")
+    }
+
+    /// An image of blobs as they are.
+    pub fn image_of_blobs(&self, tag: &str, config: &str, blobs: &[Vec<u8>], kind: &str) -> Digest {
+        let layers: Vec<String> = blobs
             .iter()
-            .map(|layer| {
-                let blob = gzip(layer);
-                let digest = self.blob(&blob);
-                let kind = "application/vnd.oci.image.layer.v1.tar+gzip";
+            .map(|blob| {
+                let digest = self.blob(blob);
                 format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{}}}"#, blob.len())
             })
             .collect();
@@ -109,6 +117,11 @@ impl Fake {
         self.manifest(tag, MANIFEST, manifest.as_bytes())
     }
 
+    pub fn document(&self, manifest: &Digest) -> String {
+        let bytes = self.shared.documents.lock().unwrap()[&format!("manifests/{manifest}")].1.clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
     pub fn size_of(&self, manifest: &Digest) -> usize {
         self.shared.documents.lock().unwrap()[&format!("manifests/{manifest}")].1.len()
     }
@@ -119,7 +132,10 @@ impl Fake {
 
     /// A client that does not wait long.
     pub fn repository(&self) -> Repository {
-        let timeouts = Timeouts { backoff: std::time::Duration::from_millis(1), ..Timeouts::default() };
+        self.repository_with(Timeouts { backoff: Duration::from_millis(1), ..Timeouts::default() })
+    }
+
+    pub fn repository_with(&self, timeouts: Timeouts) -> Repository {
         let client = Client::new(Config { timeouts, retries: 0, ..Config::default() }).unwrap();
         client.repository(&self.reference("x"), Access::Pull, None).unwrap()
     }
@@ -174,7 +190,7 @@ fn answer(shared: &Shared, path: &str, from: u64, output: &mut TcpStream) -> boo
         let status = if path == "/v2/" { "200 OK" } else { "404 Not Found" };
         return write!(output, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").is_ok();
     };
-    let mut answer = Answer { body, cut: None, stall: None };
+    let mut answer = Answer { body, cut: None, stall: None, drip: None, media_type };
     (shared.tamper.lock().unwrap())(path, &mut answer);
     let total = answer.body.len();
     let from = usize::try_from(from).unwrap().min(total);
@@ -183,8 +199,11 @@ fn answer(shared: &Shared, path: &str, from: u64, output: &mut TcpStream) -> boo
         from => format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{total}", total - 1),
     };
     let body = &answer.body[from..];
-    let head =
-        format!("HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n",
+        answer.media_type,
+        body.len()
+    );
     if output.write_all(head.as_bytes()).is_err() {
         return false;
     }
@@ -194,6 +213,12 @@ fn answer(shared: &Shared, path: &str, from: u64, output: &mut TcpStream) -> boo
         barrier.wait();
         barrier.wait();
         return output.write_all(&body[half..]).is_ok();
+    }
+    if let Some(pause) = answer.drip {
+        return body.iter().all(|byte| {
+            thread::sleep(pause);
+            output.write_all(&[*byte]).and_then(|()| output.flush()).is_ok()
+        });
     }
     match answer.cut {
         Some(cut) if cut < body.len() => {

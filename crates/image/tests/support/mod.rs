@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::missing_panics_doc, clippy::print_stderr, unreachable_pub, reason = "test support")]
 
+pub mod evil;
 pub mod fake;
 
 use std::collections::BTreeMap;
