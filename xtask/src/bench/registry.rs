@@ -157,7 +157,7 @@ pub(crate) fn pull(runs: Runs) -> Result<Vec<Measured>> {
         ensure!(status.success(), "gzip failed");
         Ok(())
     }));
-    let medians = interleave(runs.at_most(10), &mut tasks)?;
+    let medians = interleave(runs.few(), &mut tasks)?;
     drop(tasks);
     let row = |label: &str, peer, other: Option<Duration>, goal| Measured {
         label: label.to_owned(),
@@ -213,7 +213,7 @@ pub(crate) fn push(runs: Runs) -> Result<Vec<Measured>> {
             Ok(time)
         }));
     }
-    let medians = interleave(runs.at_most(10), &mut tasks);
+    let medians = interleave(runs.few(), &mut tasks);
     drop(tasks);
     for cli in &clis {
         succeed(cli, &["rmi", &name])?;

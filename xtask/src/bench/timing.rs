@@ -6,23 +6,31 @@ use anyhow::Result;
 
 /// How often something is measured, after how many unmeasured runs.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Runs(usize);
+pub(crate) struct Runs {
+    count: usize,
+    warm_up: usize,
+}
 
 /// Runs whose times are thrown away: caches, first use of the bridge, lazily loaded code.
 const WARM_UP: usize = 3;
 
 impl Runs {
     pub(crate) fn new(count: usize) -> Self {
-        Self(count)
+        Self { count, warm_up: WARM_UP }
     }
 
     pub(crate) fn count(self) -> usize {
-        self.0
+        self.count
     }
 
     /// At most `limit`, for rows where one run takes many seconds.
     pub(crate) fn at_most(self, limit: usize) -> Self {
-        Self(self.0.min(limit))
+        Self { count: self.count.min(limit), ..self }
+    }
+
+    /// For rows where one run of all programs takes minutes: five runs after one.
+    pub(crate) fn few(self) -> Self {
+        Self { count: self.count.min(5), warm_up: 1 }
     }
 }
 
@@ -41,10 +49,10 @@ pub(crate) fn timed<'a>(mut work: impl FnMut(usize) -> Result<()> + 'a) -> Task<
 /// Runs the tasks in turn, so that a slow moment of the machine hits all of them, and returns the median of each.
 pub(crate) fn interleave(runs: Runs, tasks: &mut [Task<'_>]) -> Result<Vec<Duration>> {
     let mut times = vec![Vec::new(); tasks.len()];
-    for run in 0..WARM_UP + runs.count() {
+    for run in 0..runs.warm_up + runs.count {
         for (task, times) in tasks.iter_mut().zip(&mut times) {
             let time = task(run)?;
-            if run >= WARM_UP {
+            if run >= runs.warm_up {
                 times.push(time);
             }
         }
