@@ -1,6 +1,6 @@
 # The commands of this project. A thin layer over cargo and `cargo xtask`; see CONTRIBUTING.md.
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast reference kill power bench deny leftovers
+.PHONY: help demo test fast reference kill power bench deny fuzz leftovers
 
 # program:package pairs. What is missing is installed with apt-get, after saying so in one line.
 NEEDS_BUILD := cc:build-essential
@@ -31,6 +31,7 @@ help:
 	@echo "make kill       200 kill -9 of the engine among 20 busy containers"
 	@echo "make power      100 power cuts under loads, tags, removals and pulls, everything hashed again after each"
 	@echo "make bench      budgets P1 to P5 side by side with the peers; ONLY=P2 for one, writes docs/benchmarks.md"
+	@echo "make fuzz       every fuzz target for two minutes (needs a nightly compiler and cargo-fuzz)"
 	@echo "make deny       licences and advisories of the dependencies (needs cargo-deny)"
 
 demo:
@@ -72,6 +73,11 @@ bench:
 
 deny:
 	cargo deny check
+
+SECONDS_EACH ?= 120
+fuzz:
+	cd fuzz && for target in $$(cargo +nightly fuzz list); do mkdir -p corpus/$$target && \
+	  cargo +nightly fuzz run -O -a -s none $$target corpus/$$target seeds/$$target -- -max_total_time=$(SECONDS_EACH) || exit 1; done
 
 leftovers:
 	cargo xtask leftovers

@@ -33,6 +33,9 @@ mod documents;
 mod erofs;
 mod error;
 mod follow;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod import;
 mod layer;
 mod limits;

@@ -324,6 +324,44 @@ fn im_12_names_in_archives_are_held_to_the_rules() {
 }
 
 #[test]
+fn im_12_ids_and_digests_of_archives_are_no_paths() {
+    let scratch = Scratch::new();
+    let layer = Tar::new().file("f", b"").finish();
+    // Before 2016 directories were named after layers, by whoever wrote the archive.
+    for id in ["../../x", "a/b", "x", "..", "", "/abs", "sha256:../x"] {
+        let tar = Tar::new()
+            .file(&format!("./{}/json", id.trim_start_matches("../")), b"{}")
+            .file(&format!("./{}/layer.tar", id.trim_start_matches("../")), &layer)
+            .file("repositories", format!(r#"{{"a":{{"1":{id:?}}}}}"#).as_bytes());
+        let error = scratch.load(&tar.finish()).unwrap_err();
+        assert!(matches!(error, Error::Archive { .. }), "{id}: {error}");
+        let id_or_name = ["layer id", "\"..\""].iter().any(|part| error.to_string().contains(part));
+        assert!(id_or_name, "{id}: {error}");
+    }
+    let good = wharf_content::digest_of(&layer).to_string();
+    for (digest, annotation) in [
+        ("sha256:../../../etc/passwd", "a:1"),
+        ("../../etc/passwd", "a:1"),
+        ("sha256:E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855", "a:1"),
+        (&good, "../../x:1"),
+        (&good, "a/../b:1"),
+        (&good, "a/UPPER:1"),
+    ] {
+        let index = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{digest}","size":1,"annotations":{{"io.containerd.image.name":"{annotation}"}}}}]}}"#,
+            support::fake::MANIFEST
+        );
+        let tar = Tar::new()
+            .file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
+            .file("index.json", index.as_bytes());
+        let error = scratch.load(&tar.finish()).unwrap_err();
+        let reason = if digest == good { "the name" } else { "index.json" };
+        assert!(error.to_string().contains(reason), "{digest} {annotation}: {error}");
+    }
+    scratch.check_empty("archives with paths for ids");
+}
+
+#[test]
 fn im_13_a_cut_or_damaged_stream_leaves_nothing_and_can_be_tried_again() {
     for scratch in Scratch::of_each_format() {
         let big: Vec<u8> = (0..60_000_u32).flat_map(u32::to_le_bytes).collect();

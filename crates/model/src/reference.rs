@@ -53,10 +53,14 @@ pub enum ReferenceError {
     Digest(#[from] DigestError),
 }
 
+fn looks_like_id(text: &str) -> bool {
+    text.len() == 64 && Digest::from_hex(text).is_ok()
+}
+
 impl Reference {
     /// Reads what a user typed: `alpine`, `me/app:1`, `localhost:5000/x@sha256:…`.
     pub fn parse_normalized(text: &str) -> Result<Self, ReferenceError> {
-        if text.len() == 64 && Digest::from_hex(text).is_ok() {
+        if looks_like_id(text) {
             return Err(ReferenceError::LooksLikeId(text.to_owned()));
         }
         let (domain, remainder) = split_domain(text);
@@ -119,7 +123,8 @@ impl Reference {
             return self.name();
         }
         match (self.path.strip_prefix(OFFICIAL), self.path.split_once('/')) {
-            (Some(word), _) if !word.contains('/') => word.to_owned(),
+            // What looks like an id is read as one: it keeps its directory.
+            (Some(word), _) if !word.contains('/') && !looks_like_id(word) => word.to_owned(),
             // Without the registry its first part would be taken for one.
             (_, Some((first, _))) if reads_as_domain(first) => self.name(),
             _ => self.path.clone(),
@@ -364,6 +369,10 @@ mod tests {
         }
         let id = &DIGEST[7..];
         assert_eq!(Reference::parse_normalized(id).unwrap_err(), ReferenceError::LooksLikeId(id.to_owned()));
+        // And no name is shown as an id.
+        let named = Reference::parse_normalized(&format!("docker.io/{id}")).unwrap();
+        assert_eq!(named.familiar_name(), format!("library/{id}"));
+        assert_eq!(Reference::parse_normalized(&named.familiar_name()).unwrap(), named);
         assert_eq!(
             Reference::parse_normalized(&format!("x/{}", "a".repeat(255))).unwrap_err(),
             ReferenceError::TooLong

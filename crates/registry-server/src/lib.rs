@@ -14,6 +14,9 @@ pub mod auth;
 mod document;
 mod embedded;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod garbage;
 mod guards;
 mod keys;

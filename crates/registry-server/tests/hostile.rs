@@ -45,6 +45,21 @@ fn rs_01_page_sizes_are_numbers_and_capped() {
 }
 
 #[test]
+fn rs_01_no_page_is_larger_than_the_registrys() {
+    let server = Server::with(Options { page: 5, ..Options::default() });
+    let repo = server.repository();
+    let (manifest, _) = repo.push_image("t0", b"x");
+    for n in 1..20 {
+        repo.put_manifest(&format!("t{n}"), MANIFEST, &manifest).expect(201);
+    }
+    for n in ["6", "2147483648", "18446744073709551615"] {
+        let answer = repo.get(&format!("tags/list?n={n}"));
+        assert_eq!(answer.json()["tags"].as_array().map(Vec::len), Some(5), "{n}");
+        assert!(answer.header("link").is_some(), "{n}");
+    }
+}
+
+#[test]
 fn rs_01_a_manifest_of_a_gigabyte_is_refused_before_it_is_read() {
     let process = Process::start(&[]);
     let repo = process.server.repository();

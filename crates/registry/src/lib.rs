@@ -21,6 +21,9 @@ mod dial;
 mod documents;
 mod download;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod hosts;
 mod listing;
 mod origin;

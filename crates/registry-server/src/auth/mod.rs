@@ -30,6 +30,10 @@ use rules::{Rights, Rules, Verb};
 use scope::Scopes;
 
 pub use htpasswd::{BadPassword, line as htpasswd_line};
+#[cfg(feature = "fuzzing")]
+pub(crate) use jwt::fuzz_token;
+#[cfg(feature = "fuzzing")]
+pub(crate) use rules::fuzz_rules;
 
 /// The name under which our own tokens are made and accepted.
 const SERVICE: &str = "wharf-registry";

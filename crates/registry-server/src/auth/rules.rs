@@ -303,6 +303,16 @@ impl Pattern {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_rules(path: &Path, text: &str, user: &str, repository: &str) -> bool {
+    Table::parse(path, text).is_ok_and(|table| {
+        // Who is not known has no more rights than who is.
+        let (known, unknown) = (table.rights(Some(user), repository), table.rights(None, repository));
+        assert!(Verb::ALL.into_iter().all(|verb| known.may(verb) || !unknown.may(verb)));
+        true
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

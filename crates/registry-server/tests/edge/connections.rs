@@ -137,3 +137,27 @@ fn half_a_form(server: &Server) -> TcpStream {
     assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream
 }
+
+#[test]
+fn rs_06_http_2_is_not_spoken() {
+    let dir = scratch();
+    let server = Server::start(dir.path(), &[]);
+    // The preface, settings and a hundred streams that are reset at once.
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for stream in (1_u32..200).step_by(2) {
+        bytes.extend_from_slice(b"\0\0\x01\x01\x05");
+        bytes.extend_from_slice(&stream.to_be_bytes());
+        bytes.extend_from_slice(b"\x82\0\0\x04\x03\0");
+        bytes.extend_from_slice(&stream.to_be_bytes());
+        bytes.extend_from_slice(b"\0\0\0\x08");
+    }
+    let answer = server.raw(&bytes);
+    assert!(answer.starts_with("HTTP/1.1 ") && !answer.starts_with("HTTP/1.1 2"), "{answer:?}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer:?}");
+    // Nor is an upgrade to it.
+    let upgrade = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n\
+                   HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";
+    let answer = server.raw(upgrade.as_bytes());
+    assert!(!answer.starts_with("HTTP/1.1 101"), "{answer:?}");
+    assert_eq!(server.get("/healthz").status, 200);
+}

@@ -20,6 +20,21 @@ use wharf_model::Reference;
 
 use self::{file::Settings, helper::Helper};
 
+/// Reads settings for `fuzz/`; runs no helper.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(bytes: &[u8], server: &str) {
+    let Ok(settings) = Settings::parse(Path::new("config.json"), bytes) else { return };
+    for known in settings.servers().iter().map(String::as_str).chain([server]) {
+        let _ = settings.helper(known);
+        if let Ok(Some(auth)) = settings.auth(host(known)) {
+            let _ = auth.header();
+        }
+        if let Err(error) = settings.auth(known) {
+            let _ = error.to_string();
+        }
+    }
+}
+
 /// The name under which the credentials of Docker Hub are kept.
 pub(crate) const HUB: &str = "https://index.docker.io/v1/";
 
