@@ -100,8 +100,23 @@ async fn two_images_fetch_a_layer_they_share_once() {
     let (shared, one, two) = (layer(1, 300_000), layer(2, 100), layer(3, 100));
     fake.image("1", &[&shared, &one]);
     fake.image("2", &[&shared, &two]);
-    let (one, two) = tokio::join!(pull(&scratch, &fake, "1"), pull(&scratch, &fake, "2"));
-    assert_ne!(one.unwrap().id, two.unwrap().id);
+    let (digest, own) = (support::gzip(&shared), support::gzip(&one));
+    let (id, own) = (wharf_content::digest_of(&digest).short(), wharf_content::digest_of(&own));
+    // The first pull has the shared layer and is held up by its own one.
+    let barrier = Arc::new(Barrier::new(2));
+    let stall = Arc::clone(&barrier);
+    fake.tamper(move |path, answer| {
+        if path.ends_with(&own.hex()) {
+            answer.stall = Some(Arc::clone(&stall));
+        }
+    });
+    let mut first = scratch.images.pull(request(&fake, fake.reference("1")));
+    let here = Progress::Layer(id, LayerState::Downloaded);
+    while !first.progress().await.unwrap().contains(&here) {}
+    let two = pull(&scratch, &fake, "2").await.unwrap();
+    let wait = move || [barrier.wait(), barrier.wait()];
+    tokio::task::spawn_blocking(wait).await.unwrap();
+    assert_ne!(first.result().await.unwrap().id, two.id);
     let digest = wharf_content::digest_of(&support::gzip(&shared));
     let times = fake.blobs_asked_for().iter().filter(|(path, _)| path.ends_with(&digest.hex())).count();
     assert_eq!(times, 1);
