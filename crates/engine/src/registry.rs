@@ -204,11 +204,7 @@ impl Engine {
         use wharf_content::spec::{self, Index, Manifest, Platform};
         let wanted = reference.clone().or_latest();
         let repository = self.repository(&wanted, Access::Pull, credential)?;
-        let target = match (wanted.digest(), wanted.tag()) {
-            (Some(digest), _) => Target::Digest(*digest),
-            (None, tag) => Target::Tag(tag.unwrap_or("latest").to_owned()),
-        };
-        let document = repository.manifest(&target).await?;
+        let document = repository.manifest(&Target::from(&wanted)).await?;
         let media_type = &document.descriptor.media_type;
         let invalid = |error: spec::DocumentError| Error::Invalid(error.to_string());
         let platforms = if let Ok(index) = Index::parse(&document.bytes, media_type) {

@@ -17,7 +17,8 @@ const LEGACY_DOMAIN: &str = "index.docker.io";
 /// The namespace of one-word names on the default registry.
 const OFFICIAL: &str = "library/";
 const NAME_MAX: usize = 255;
-const TAG_MAX: usize = 128;
+/// Bytes of a tag at most.
+pub const TAG_MAX: usize = 128;
 
 /// A normalised image reference: the domain is always present, and one-word names of the default registry carry
 /// `library/`. Every part has been checked against the grammar, so none can hold `..`, an empty component, white
@@ -245,8 +246,10 @@ fn is_domain_component(part: &str) -> bool {
         && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-/// Lower-case letters and digits, in runs joined by `.`, `_`, `__` or any number of hyphens.
-fn is_path_component(part: &str) -> bool {
+/// Lower-case letters and digits, in runs joined by `.`, `_`, `__` or any number of hyphens: one part of a repository's
+/// name, `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
+#[must_use]
+pub fn is_path_component(part: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = part.as_bytes();
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
@@ -259,7 +262,8 @@ fn is_path_component(part: &str) -> bool {
 }
 
 /// One word character, then up to 127 word characters, dots and hyphens.
-fn is_tag(tag: &str) -> bool {
+#[must_use]
+pub fn is_tag(tag: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     tag.len() <= TAG_MAX
         && tag.bytes().next().is_some_and(is_word)

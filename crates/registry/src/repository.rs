@@ -7,7 +7,7 @@ use http::Method;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use wharf_content::digest_of;
 use wharf_content::spec::{Descriptor, Index, MAX_DOCUMENT};
-use wharf_model::Digest;
+use wharf_model::{Digest, Reference};
 
 use crate::documents;
 pub use crate::download::Download;
@@ -57,6 +57,16 @@ impl Target {
                 Ok(tag.to_string())
             }
             Self::Digest(digest) => Ok(digest.to_string()),
+        }
+    }
+}
+
+impl From<&Reference> for Target {
+    /// What a name means: its digest where it has one, else its tag, which is `latest` when none is written.
+    fn from(name: &Reference) -> Self {
+        match name.digest() {
+            Some(digest) => Self::Digest(*digest),
+            None => Self::Tag(name.tag().unwrap_or("latest").to_owned()),
         }
     }
 }

@@ -29,8 +29,6 @@ pub enum LayerState {
     Planned,
     /// It need not be fetched.
     Exists,
-    /// It waits for its turn.
-    Waiting,
     /// So many bytes of so many have come.
     Downloading(u64, u64),
     /// All bytes are here; their digest is looked at.

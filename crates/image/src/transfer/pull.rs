@@ -102,12 +102,9 @@ impl Inner {
         let _lease = self.lease();
         let PullRequest { reference, repository, .. } = &request;
         let wanted = Wanted::parse(request.platform.as_deref())?;
-        let target = match (reference.digest(), reference.tag()) {
-            (Some(digest), _) => Target::Digest(*digest),
-            (None, tag) => Target::Tag(tag.unwrap_or("latest").to_owned()),
-        };
         let name = reference.familiar();
-        let document = repository.manifest(&target).await.map_err(|error| refused(&name, error))?;
+        let document =
+            repository.manifest(&Target::from(reference)).await.map_err(|error| refused(&name, error))?;
         let resolved = resolve(repository, document, &wanted, &name).await?;
         board.started();
         let id = resolved.manifest.config.digest;

@@ -4,11 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use wharf_model::Digest;
+use wharf_model::reference::{TAG_MAX, is_path_component, is_tag};
 
 /// A repository's name has at most this many bytes. The specification lets hosts and names share 255, so that
 /// `host/name` fits everywhere; a registry does not know its own host and checks the name alone.
 const NAME_MAX: usize = 255;
-const TAG_MAX: usize = 128;
 
 /// Why a string names no repository or tag.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +51,7 @@ impl FromStr for RepositoryName {
         if text.len() > NAME_MAX {
             return Err(NameError::TooLong);
         }
-        if text.split('/').all(is_component) {
+        if text.split('/').all(is_path_component) {
             Ok(Self(text.to_owned()))
         } else {
             Err(NameError::Repository(text.to_owned()))
@@ -63,19 +63,6 @@ impl fmt::Display for RepositoryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
-fn is_component(part: &str) -> bool {
-    let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = part.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
-    is_word(*first)
-        && is_word(*last)
-        && bytes.split(|b| is_word(*b)).all(|separator| match separator {
-            b"" | b"." | b"_" | b"__" => true,
-            other => other.iter().all(|b| *b == b'-'),
-        })
 }
 
 /// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
@@ -94,11 +81,11 @@ impl FromStr for Tag {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        let fits = text.len() <= TAG_MAX
-            && text.bytes().next().is_some_and(is_word)
-            && text.bytes().all(|b| is_word(b) || b == b'.' || b == b'-');
-        if fits { Ok(Self(text.to_owned())) } else { Err(NameError::Tag(text.chars().take(200).collect())) }
+        if is_tag(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError::Tag(text.chars().take(200).collect()))
+        }
     }
 }
 

@@ -93,7 +93,6 @@ pub(crate) fn line(news: &Progress, started: impl FnOnce() -> Line) -> Line {
     let status = match state {
         LayerState::Planned => "Pulling fs layer",
         LayerState::Exists => "Already exists",
-        LayerState::Waiting => "Waiting",
         LayerState::Downloading(..) => "Downloading",
         LayerState::Verifying => "Verifying Checksum",
         LayerState::Downloaded => "Download complete",

@@ -63,7 +63,7 @@ impl Verb for Push {
             cli.line(&format!("Pushed ref {} with digest: {digest}", name.with_digest(digest)))?;
         }
         repository
-            .put_manifest(&remote::target(&name), document.media_type, &document.bytes)
+            .put_manifest(&Target::from(&name), document.media_type, &document.bytes)
             .await
             .map_err(failed)?;
         cli.line(&digest_of(&document.bytes).to_string())?;

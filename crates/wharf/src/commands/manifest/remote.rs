@@ -100,14 +100,6 @@ pub(super) fn failed(error: Error) -> Failure {
     Failure::message(error.to_string())
 }
 
-/// Which manifest of its repository a name means.
-pub(super) fn target(name: &Reference) -> Target {
-    match name.digest() {
-        Some(digest) => Target::Digest(*digest),
-        None => Target::Tag(name.tag().unwrap_or("latest").to_owned()),
-    }
-}
-
 fn credential(auth: Auth) -> Option<Credential> {
     let Auth { username, password, identity_token, registry_token, server: _ } = auth;
     match () {
@@ -119,7 +111,7 @@ fn credential(auth: Auth) -> Option<Credential> {
 }
 
 async fn manifest(repository: &Repository, name: &Reference) -> Result<Document> {
-    repository.manifest(&target(name)).await.map_err(|error| match error {
+    repository.manifest(&Target::from(name)).await.map_err(|error| match error {
         Error::NotFound { .. } => Failure::message(format!("no such manifest: {name}")),
         Error::Mismatch { expected, .. } => {
             Failure::message(format!("manifest verification failed for digest {expected}"))
