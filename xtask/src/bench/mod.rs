@@ -9,6 +9,7 @@ mod memory;
 mod registry;
 mod report;
 mod rows;
+mod scale;
 mod timing;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -56,7 +57,7 @@ impl Wanted {
                     wanted.runs = Runs::new(runs);
                 }
                 row if rows::ALL.iter().any(|(name, _)| *name == row) => wanted.rows.push(row.to_owned()),
-                other => bail!("unknown row `{other}`; there are P1 to P7 and P12"),
+                other => bail!("unknown row `{other}`; there are P1 to P7, P9, P11 and P12"),
             }
         }
         ensure!(!wanted.write || wanted.runs.count() >= 10, "a table worth keeping has at least 10 runs");

@@ -64,6 +64,14 @@ fn merge(old: &str, measured: &[Measured], machine: &str) -> Option<String> {
         let _ = writeln!(text, "{row}");
     }
     let _ = write!(text, "\nLast measured: {machine}.\n");
+    // What people wrote beneath the table stays.
+    let after = table[end..].trim_start_matches('\n');
+    let prose = if after.starts_with("Last measured:") {
+        after.split_once('\n').map_or("", |cut| cut.1)
+    } else {
+        after
+    };
+    text.push_str(prose);
     Some(text)
 }
 
@@ -92,7 +100,7 @@ mod tests {
     #[test]
     fn rows_are_renewed_and_others_kept() {
         let old = format!(
-            "# Title\n\n{HEAD}| P1 x | a | b | c | d |\n| P2 y | a | b | c | d |\n\nLast measured: never.\n"
+            "# Title\n\n{HEAD}| P1 x | a | b | c | d |\n| P2 y | a | b | c | d |\n\nLast measured: never.\n\n## Why\nBecause.\n"
         );
         let row = Measured {
             label: "P2 y".to_owned(),
@@ -108,7 +116,7 @@ mod tests {
                 "| P1 x | a | b | c | d |\n| P2 y | 10.00 ms | Docker 200.00 ms | 0.050 | ≤ 0.08 |\n"
             )
         );
-        assert!(new.ends_with("\nLast measured: today.\n"));
+        assert!(new.ends_with("\nLast measured: today.\n\n## Why\nBecause.\n"));
         assert!(new.starts_with("# Title\n"));
     }
 }

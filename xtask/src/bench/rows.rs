@@ -11,6 +11,7 @@ use wharf_testkit::{Cli, Engine, binary, docker_cli, image, workspace_root};
 use super::memory::pss;
 use super::registry;
 use super::report::Measured;
+use super::scale;
 use super::timing::{Runs, Task, interleave, timed};
 
 /// A row's function.
@@ -25,6 +26,8 @@ pub(crate) const ALL: &[(&str, Row)] = &[
     ("P5", memory),
     ("P6", registry::pull),
     ("P7", registry::push),
+    ("P9", scale::output),
+    ("P11", scale::thousand),
     ("P12", registry::serve),
 ];
 
@@ -43,14 +46,14 @@ pub(crate) fn script() -> PathBuf {
 }
 
 /// The two engines under comparison, with the image loaded.
-struct Engines {
-    docker: Option<Cli>,
-    wharf: Cli,
-    engine: Engine,
+pub(crate) struct Engines {
+    pub(crate) docker: Option<Cli>,
+    pub(crate) wharf: Cli,
+    pub(crate) engine: Engine,
 }
 
 impl Engines {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let engine = Engine::with_image();
         let wharf = engine.wharf().with_deadline(Duration::from_secs(300));
         Ok(Self { docker: docker()?, wharf, engine })
@@ -88,7 +91,7 @@ pub(crate) fn succeed(cli: &Cli, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn millis(time: Duration) -> f64 {
+pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
@@ -241,7 +244,7 @@ fn many(runs: Runs) -> Result<Vec<Measured>> {
         let removals = &removals;
         tasks.push(Box::new(move |_| {
             let start = Instant::now();
-            let ids = start_many(cli)?;
+            let ids = start_many(cli, MANY)?;
             let started = start.elapsed();
             let start = Instant::now();
             let arguments: Vec<&str> =
@@ -264,7 +267,7 @@ fn many(runs: Runs) -> Result<Vec<Measured>> {
     ])
 }
 
-fn middle(mut times: Vec<Duration>) -> Duration {
+pub(crate) fn middle(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
 }
@@ -274,9 +277,9 @@ pub(crate) fn middle_of(times: Vec<Duration>) -> Option<Duration> {
     (!times.is_empty()).then(|| middle(times))
 }
 
-fn start_many(cli: &Cli) -> Result<Vec<String>> {
+pub(crate) fn start_many(cli: &Cli, count: usize) -> Result<Vec<String>> {
     let client = || -> Result<Vec<String>> {
-        (0..MANY / CLIENTS)
+        (0..count / CLIENTS)
             .map(|_| {
                 let output = cli.run(&["run", "-d", "--network", "none", "box", "sleep", "3600"]);
                 ensure!(output.code == 0, "run -d failed: {}", output.stderr);
