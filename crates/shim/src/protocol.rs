@@ -74,6 +74,11 @@ pub struct ShimConfig {
     pub log_segment_bytes: u64,
     /// How many spool segments are kept.
     pub log_segments: u32,
+    /// A log driver has dealt with everything before this, and must miss nothing: while it is more than half of the
+    /// spool's capacity behind ([`Request::Release`] moves it), the container's output is not read, whether or not an
+    /// engine is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_hold: Option<Position>,
     /// The overlay the init mounts as its root; without it the bundle's own root is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<OverlayRoot>,
@@ -217,6 +222,11 @@ pub enum Request {
         /// Where the subscriber's reader stands.
         position: Position,
     },
+    /// The log driver has dealt with everything before `position`, durably; see [`ShimConfig::log_hold`].
+    Release {
+        /// Where its reader stands.
+        position: Position,
+    },
     /// After the exit, or before the start: leave now. Refused while the container runs.
     Shutdown,
 }
@@ -311,6 +321,11 @@ pub enum Event {
     Output {
         /// Its end.
         end: Position,
+    },
+    /// The spool has begun a new segment: those before it are closed. To every connection, coalesced.
+    Rotated {
+        /// The number of the segment that grows now.
+        segment: u64,
     },
     /// The container has ended, its output is complete, its exit record on disk.
     Exited {
@@ -447,6 +462,7 @@ mod tests {
             Request::Subscribe { acknowledge: true },
             Request::Unsubscribe,
             Request::Ack { position: Position { segment: 1, offset: u64::MAX } },
+            Request::Release { position: Position::default() },
             Request::Shutdown,
         ]
     }

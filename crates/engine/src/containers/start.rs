@@ -218,6 +218,7 @@ impl Engine {
             log_dir: directory.join("log"),
             log_segment_bytes: limits.segment_bytes,
             log_segments: limits.segments,
+            log_hold: None,
             rootfs: Some(OverlayRoot {
                 base: layers.base,
                 lower: layers.lower,

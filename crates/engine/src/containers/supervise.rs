@@ -45,7 +45,7 @@ impl Engine {
                         status = Some(exited);
                         break;
                     }
-                    Event::Created { .. } | Event::Failed { .. } => {}
+                    Event::Created { .. } | Event::Failed { .. } | Event::Rotated { .. } => {}
                 }
             }
             if *self.inner.closing.borrow() && status.is_none() {

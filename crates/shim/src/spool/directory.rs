@@ -9,6 +9,36 @@ use rustix::io::Errno;
 
 use super::SpoolError;
 
+/// What a segment's file may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As the writer appends it.
+    Plain,
+    /// Compressed.
+    Packed,
+    /// Compressed, not yet whole.
+    Temporary,
+}
+
+impl Form {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Plain => ".spool",
+            Self::Packed => ".spool.zst",
+            Self::Temporary => ".spool.tmp",
+        }
+    }
+
+    fn name(self, segment: u64) -> String {
+        format!("{segment:010}{}", self.suffix())
+    }
+
+    fn number(self, file: &str) -> Option<u64> {
+        let segment = file.strip_suffix(self.suffix())?.parse().ok()?;
+        (self.name(segment) == file).then_some(segment)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,
@@ -33,39 +63,73 @@ impl Directory {
         }
     }
 
-    /// The numbers of all segments, in order.
+    /// The numbers of all segments in either form, in order.
     pub(super) fn segments(&self) -> Result<Vec<u64>, SpoolError> {
+        self.list(|file| Form::Plain.number(file).or_else(|| Form::Packed.number(file)))
+    }
+
+    /// The numbers of the files of one form, in order.
+    pub(super) fn of_form(&self, form: Form) -> Result<Vec<u64>, SpoolError> {
+        self.list(|file| form.number(file))
+    }
+
+    fn list(&self, number: impl Fn(&str) -> Option<u64>) -> Result<Vec<u64>, SpoolError> {
         let fail = |error: Errno| self.error("list", None, error);
         let mut found = Vec::new();
         for entry in Dir::read_from(&self.fd).map_err(fail)? {
             let entry = entry.map_err(fail)?;
-            found.extend(entry.file_name().to_str().ok().and_then(number));
+            found.extend(entry.file_name().to_str().ok().and_then(&number));
         }
         found.sort_unstable();
+        found.dedup();
         Ok(found)
     }
 
-    /// Opens a segment for reading; `None` if it does not exist.
+    /// Opens a segment's plain form for reading; `None` if it does not exist.
     pub(super) fn read(&self, segment: u64) -> Result<Option<OwnedFd>, SpoolError> {
-        self.open_segment(segment, OFlags::RDONLY)
+        self.open_segment(segment, Form::Plain, OFlags::RDONLY)
+    }
+
+    /// Opens a segment's packed form; `None` if it does not exist.
+    pub(super) fn read_packed(&self, segment: u64) -> Result<Option<OwnedFd>, SpoolError> {
+        self.open_segment(segment, Form::Packed, OFlags::RDONLY)
     }
 
     /// Opens a segment for writing; `None` if it does not exist.
     pub(super) fn write(&self, segment: u64) -> Result<Option<OwnedFd>, SpoolError> {
-        self.open_segment(segment, OFlags::WRONLY)
+        self.open_segment(segment, Form::Plain, OFlags::WRONLY)
     }
 
     /// Makes a segment that must not exist yet.
     pub(super) fn create(&self, segment: u64) -> Result<OwnedFd, SpoolError> {
+        self.create_form(segment, Form::Plain)
+    }
+
+    /// Makes a file that must not exist yet.
+    pub(super) fn create_form(&self, segment: u64, form: Form) -> Result<OwnedFd, SpoolError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.fd, name(segment), flags, Mode::RUSR | Mode::WUSR)
+        rustix::fs::openat(&self.fd, form.name(segment), flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| self.error("create", Some(segment), error))
     }
 
-    /// Removes a segment, if it is there.
+    /// The packed form is whole.
+    pub(super) fn promote(&self, segment: u64) -> Result<(), SpoolError> {
+        rustix::fs::renameat(&self.fd, Form::Temporary.name(segment), &self.fd, Form::Packed.name(segment))
+            .map_err(|error| self.error("rename", Some(segment), error))
+    }
+
+    /// Removes a segment, if it is there: the plain form first, so that a packer sees it.
     pub(super) fn remove(&self, segment: u64) -> Result<(), SpoolError> {
-        match rustix::fs::unlinkat(&self.fd, name(segment), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+        self.remove_form(segment, Form::Plain)?;
+        self.remove_form(segment, Form::Packed)?;
+        Ok(())
+    }
+
+    /// Removes one form; false if it was not there.
+    pub(super) fn remove_form(&self, segment: u64, form: Form) -> Result<bool, SpoolError> {
+        match rustix::fs::unlinkat(&self.fd, form.name(segment), AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(self.error("remove", Some(segment), error)),
         }
     }
@@ -77,14 +141,15 @@ impl Directory {
         segment: Option<u64>,
         source: impl Into<io::Error>,
     ) -> SpoolError {
-        let path = segment.map_or_else(|| self.path.clone(), |segment| self.path.join(name(segment)));
+        let path =
+            segment.map_or_else(|| self.path.clone(), |segment| self.path.join(Form::Plain.name(segment)));
         SpoolError { operation, path, source: source.into() }
     }
 
     /// Never follows a link and never waits for the other end of a FIFO somebody put there.
-    fn open_segment(&self, segment: u64, access: OFlags) -> Result<Option<OwnedFd>, SpoolError> {
+    fn open_segment(&self, segment: u64, form: Form, access: OFlags) -> Result<Option<OwnedFd>, SpoolError> {
         let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = match rustix::fs::openat(&self.fd, name(segment), flags, Mode::empty()) {
+        let fd = match rustix::fs::openat(&self.fd, form.name(segment), flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(self.error("open", Some(segment), error)),
@@ -99,15 +164,6 @@ impl Directory {
     }
 }
 
-fn name(segment: u64) -> String {
-    format!("{segment:010}.spool")
-}
-
-fn number(file: &str) -> Option<u64> {
-    let segment = file.strip_suffix(".spool")?.parse().ok()?;
-    (name(segment) == file).then_some(segment)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,21 +171,29 @@ mod tests {
     #[test]
     fn only_segments_are_listed_and_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        for file in
-            ["0000000010.spool", "0000000009.spool", "9.spool", "+000000001.spool", "x.spool", "0000000011"]
-        {
+        for file in [
+            "0000000010.spool",
+            "0000000009.spool",
+            "0000000009.spool.zst",
+            "0000000008.spool.zst",
+            "0000000012.spool.tmp",
+            "9.spool",
+            "+000000001.spool",
+            "x.spool",
+            "0000000011",
+        ] {
             std::fs::write(dir.path().join(file), "").unwrap();
         }
-        assert_eq!(Directory::open(dir.path()).unwrap().segments().unwrap(), [9, 10]);
+        assert_eq!(Directory::open(dir.path()).unwrap().segments().unwrap(), [8, 9, 10]);
     }
 
     #[test]
     fn links_and_other_things_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", dir.path().join(name(1))).unwrap();
-        std::fs::create_dir(dir.path().join(name(2))).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join(Form::Plain.name(1))).unwrap();
+        std::fs::create_dir(dir.path().join(Form::Plain.name(2))).unwrap();
         let fifo = Mode::RUSR | Mode::WUSR;
-        rustix::fs::mknodat(CWD, dir.path().join(name(3)), FileType::Fifo, fifo, 0).unwrap();
+        rustix::fs::mknodat(CWD, dir.path().join(Form::Plain.name(3)), FileType::Fifo, fifo, 0).unwrap();
         let directory = Directory::open(dir.path()).unwrap();
         for segment in 1..=3 {
             assert!(directory.read(segment).is_err(), "{segment}");

@@ -13,6 +13,7 @@
 //! output before it was lost because the disk refused it. [`Lines`] puts lines together.
 //!
 //! # Invariants
+//! A closed segment may be compressed later; [`packed`] has that form's layout, and positions mean the same in it.
 //! Only the last segment grows. A segment is complete once its successor exists. A record never spans segments, and no
 //! segment exceeds the limit unless it holds a single record. [`Position`]s only ever point between records.
 //!
@@ -28,6 +29,9 @@
 mod directory;
 mod format;
 mod lines;
+mod packed;
+#[cfg(test)]
+mod packed_tests;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -37,6 +41,7 @@ use serde::{Deserialize, Serialize};
 
 pub use format::{HEADER, MAX_CHUNK};
 pub use lines::{LINE_LIMIT, Line, Lines, Piece, tail};
+pub use packed::{pack, sweep, unpacked};
 pub use reader::{Entry, Origin, Reader, Record};
 pub use writer::Writer;
 

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::directory::Directory;
 use super::format::{HEADER, Header, MAX_CHUNK, Parsed, parse};
+use super::packed::{self, ReadAt, Unpack};
 use super::{Position, SpoolError, Stream};
 
 /// What a reader that waits for output holds; most read a line at a time.
@@ -60,11 +61,19 @@ pub enum Entry<'a> {
 pub struct Reader {
     directory: Directory,
     position: Position,
-    /// The segment at `position`, once it was found. It stays readable when rotation deletes it.
-    file: Option<OwnedFd>,
+    /// The segment at `position`, once it was found. It stays readable when it is deleted or packed.
+    file: Option<Segment>,
+    unpack: Option<Unpack>,
     buffer: Vec<u8>,
     /// The part of `buffer` that holds the file's bytes from `position` on.
     unread: Range<usize>,
+}
+
+/// A segment in one of its forms.
+#[derive(Debug)]
+enum Segment {
+    Plain(OwnedFd),
+    Packed(Box<dyn ReadAt>),
 }
 
 /// [`Entry`] as places in the reader.
@@ -76,6 +85,15 @@ pub(super) enum Found {
 impl Reader {
     /// A reader of the spool in `dir`. A position that is gone shows as a [`Entry::Gap`] at the first read.
     pub fn open_at(dir: &Path, from: Origin) -> Result<Self, SpoolError> {
+        Self::open_with(dir, from, Some(packed::open))
+    }
+
+    /// A reader of the last segment, which is never packed.
+    pub(super) fn open_last(dir: &Path, segment: u64) -> Result<Self, SpoolError> {
+        Self::open_with(dir, Origin::Position(Position { segment, offset: 0 }), None)
+    }
+
+    fn open_with(dir: &Path, from: Origin, unpack: Option<Unpack>) -> Result<Self, SpoolError> {
         let directory = Directory::open(dir)?;
         let position = match from {
             Origin::Position(position) => position,
@@ -85,7 +103,7 @@ impl Reader {
             }
             Origin::End => Self::end(dir)?,
         };
-        Ok(Self { directory, position, file: None, buffer: Vec::new(), unread: 0..0 })
+        Ok(Self { directory, position, file: None, unpack, buffer: Vec::new(), unread: 0..0 })
     }
 
     /// The next record or gap; `None` when everything written so far has been read (ask again later).
@@ -169,9 +187,9 @@ impl Reader {
     /// Reads more of the current segment, so that `needed` bytes fit; false if there is no more now.
     fn fill(&mut self, needed: usize) -> Result<bool, SpoolError> {
         if self.file.is_none() {
-            self.file = self.directory.read(self.position.segment)?;
+            self.file = self.open_segment(self.position.segment)?;
         }
-        let Some(file) = &self.file else {
+        let Some(file) = &mut self.file else {
             return Ok(false);
         };
         let was_full = self.unread.end == self.buffer.len();
@@ -183,18 +201,42 @@ impl Reader {
             self.buffer.resize(LARGE_BUFFER, 0);
         }
         let offset = self.position.offset + self.unread.len() as u64;
-        let read = loop {
-            match rustix::io::pread(file, &mut self.buffer[self.unread.end..], offset) {
-                Err(Errno::INTR) => {}
-                other => break other,
-            }
+        let free = &mut self.buffer[self.unread.end..];
+        let read = match file {
+            Segment::Plain(file) => loop {
+                match rustix::io::pread(&*file, &mut *free, offset) {
+                    Err(Errno::INTR) => {}
+                    other => break other.map_err(std::io::Error::from),
+                }
+            },
+            Segment::Packed(file) => file.read_at(free, offset),
         };
         match read {
             Ok(count) => {
                 self.unread.end += count;
                 Ok(count > 0)
             }
+            // What follows in the segment is missing: without a file, `advance` tells of a gap.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                self.file = None;
+                Ok(false)
+            }
             Err(error) => Err(self.directory.error("read", Some(self.position.segment), error)),
+        }
+    }
+
+    /// The plain form first: the packed one takes its place before it goes.
+    fn open_segment(&self, segment: u64) -> Result<Option<Segment>, SpoolError> {
+        if let Some(file) = self.directory.read(segment)? {
+            return Ok(Some(Segment::Plain(file)));
+        }
+        let Some(unpack) = self.unpack else { return Ok(None) };
+        match self.directory.read_packed(segment)? {
+            None => Ok(None),
+            Some(file) => {
+                let opened = unpack(file).map_err(|error| self.directory.error("read", Some(segment), error));
+                opened.map(|file| Some(Segment::Packed(file)))
+            }
         }
     }
 
@@ -206,7 +248,7 @@ impl Reader {
     /// At the end of what the segment holds: goes to its successor, if that exists.
     fn advance(&mut self, torn: bool) -> Result<Step, SpoolError> {
         let from = self.position;
-        let Some(next) = self.directory.read(from.segment + 1)? else {
+        let Some(next) = self.open_segment(from.segment + 1)? else {
             return self.overtaken();
         };
         // The successor exists, so the segment is complete now; it may not have been when it was last read.
@@ -221,7 +263,8 @@ impl Reader {
     /// The successor does not exist: either it is still to come, or it was deleted already, and then so was ours.
     fn overtaken(&mut self) -> Result<Step, SpoolError> {
         let from = self.position;
-        if let Some(file) = &self.file {
+        // A packed segment was complete, so its successor is only missing when it was deleted.
+        if let Some(Segment::Plain(file)) = &self.file {
             let stat = rustix::fs::fstat(file)
                 .map_err(|error| self.directory.error("inspect", Some(from.segment), error))?;
             if stat.st_nlink > 0 {
@@ -254,7 +297,7 @@ impl Reader {
         Ok(Some(Found::Gap { from, to: self.position }))
     }
 
-    fn enter(&mut self, segment: u64, file: Option<OwnedFd>) {
+    fn enter(&mut self, segment: u64, file: Option<Segment>) {
         self.file = file;
         self.position = Position { segment, offset: 0 };
         self.forget();

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::directory::Directory;
 use super::format::{HEADER, Header, MAX_CHUNK};
-use super::{Limits, Origin, Position, Reader, SpoolError, Stream};
+use super::{Limits, Position, Reader, SpoolError, Stream};
 
 /// The one appender of a spool.
 #[derive(Debug)]
@@ -37,7 +37,14 @@ impl Writer {
         let directory = Directory::open_or_create(dir)?;
         let mut segments = VecDeque::from(directory.segments()?);
         let (file, offset) = match segments.back().copied() {
-            Some(last) => continue_segment(dir, &directory, last)?,
+            // The last one is never packed; if somebody took it away, the next number is as good.
+            Some(last) => match continue_segment(dir, &directory, last)? {
+                Some(continued) => continued,
+                None => {
+                    segments.push_back(last + 1);
+                    (directory.create(last + 1)?, 0)
+                }
+            },
             None => {
                 segments.push_back(0);
                 (directory.create(0)?, 0)
@@ -128,14 +135,16 @@ impl Writer {
     }
 }
 
-/// The last segment, without what a killed writer left half done.
-fn continue_segment(dir: &Path, directory: &Directory, segment: u64) -> Result<(OwnedFd, u64), SpoolError> {
-    let mut reader = Reader::open_at(dir, Origin::Position(Position { segment, offset: 0 }))?;
+/// The last segment, without what a killed writer left half done; `None` if it is not there.
+fn continue_segment(
+    dir: &Path,
+    directory: &Directory,
+    segment: u64,
+) -> Result<Option<(OwnedFd, u64)>, SpoolError> {
+    let Some(file) = directory.write(segment)? else { return Ok(None) };
+    let mut reader = Reader::open_last(dir, segment)?;
     while reader.next()?.is_some() {}
     let end = reader.position().offset;
-    let Some(file) = directory.write(segment)? else {
-        return Err(directory.error("open", Some(segment), Errno::NOENT));
-    };
     rustix::fs::ftruncate(&file, end).map_err(|error| directory.error("truncate", Some(segment), error))?;
-    Ok((file, end))
+    Ok(Some((file, end)))
 }

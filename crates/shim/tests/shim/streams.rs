@@ -44,7 +44,7 @@ fn output_is_followed_by_another_process_while_it_is_written() {
             *number += 1;
         }
     };
-    while matches!(case.event().0, Event::Output { .. }) {
+    while matches!(case.event().0, Event::Output { .. } | Event::Rotated { .. }) {
         take(&mut lines);
     }
     take(&mut lines);

@@ -68,6 +68,7 @@ impl Plan {
             log_dir: path("log"),
             log_segment_bytes: 16 << 20,
             log_segments: 64,
+            log_hold: None,
             rootfs: None,
             seccomp_default: true,
             user: None,
@@ -200,7 +201,7 @@ impl Case {
         }
         loop {
             match self.event().0 {
-                Event::Output { .. } => {}
+                Event::Output { .. } | Event::Rotated { .. } => {}
                 other => return other,
             }
         }
@@ -295,7 +296,7 @@ impl Case {
             let output = || format!("{:?} {:?}", self.output(Stream::Stdout), self.output(Stream::Stderr));
             assert!(self.kept.is_none(), "{:?} before {text:?}: {}", self.kept, output());
             match self.event().0 {
-                Event::Output { .. } => {}
+                Event::Output { .. } | Event::Rotated { .. } => {}
                 other => self.kept = Some(other),
             }
         }

@@ -44,8 +44,10 @@ struct Connection {
     interest: Interest,
     outbox: VecDeque<Packet>,
     subscriber: Option<Subscriber>,
-    /// An `Output` event did not fit into its queue.
+    /// An event about the output did not fit into its queue.
     blocked: bool,
+    /// The segment it was told of last.
+    segment: u64,
 }
 
 /// What one look at a connection gave.
@@ -82,6 +84,7 @@ impl Connections {
             outbox: VecDeque::new(),
             subscriber: None,
             blocked: false,
+            segment: 0,
         };
         match self.places.get_mut(free) {
             Some(slot) => *slot = Some(connection),
@@ -227,19 +230,38 @@ impl Connection {
             return Err(Failure::new(FailureKind::Internal, "an engine does not read what it is told"));
         }
         self.blocked = false;
+        if self.outbox.is_empty() && self.segment < end.segment {
+            self.say(&Event::Rotated { segment: end.segment })?;
+            if !self.blocked {
+                self.segment = end.segment;
+            }
+        }
         if self.outbox.is_empty()
-            && let Some(subscriber) = &mut self.subscriber
+            && !self.blocked
+            && let Some(subscriber) = &self.subscriber
             && subscriber.told != Some(end)
         {
-            let bytes =
-                encode(&Message::Event(Event::Output { end })).map_err(Failure::on("encode an event"))?;
-            match seqpacket::send(self.socket.as_fd(), &bytes, &[]) {
-                Ok(()) => subscriber.told = Some(end),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
-                Err(error) => return Err(broken(error)),
+            self.say(&Event::Output { end })?;
+            if !self.blocked
+                && let Some(subscriber) = &mut self.subscriber
+            {
+                subscriber.told = Some(end);
             }
         }
         Ok(())
+    }
+
+    /// Sends an event that need not queue: a later one says as much.
+    fn say(&mut self, event: &Event) -> Result<(), Failure> {
+        let bytes = encode(&Message::Event(event.clone())).map_err(Failure::on("encode an event"))?;
+        match seqpacket::send(self.socket.as_fd(), &bytes, &[]) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.blocked = true;
+                Ok(())
+            }
+            Err(error) => Err(Failure::on("send to an engine")(error)),
+        }
     }
 
     /// Requests are read unless replies are stuck, so that those stay few.

@@ -164,7 +164,9 @@ impl Monitor {
     }
 
     fn is_paused(&self) -> bool {
-        self.connections.is_behind(&self.limits, self.output.end())
+        let end = self.output.end();
+        let held = |position| self.limits.distance(position, end) > self.limits.capacity() / 2;
+        self.config.log_hold.is_some_and(held) || self.connections.is_behind(&self.limits, end)
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -300,6 +302,11 @@ impl Monitor {
             }
             Request::Unsubscribe => self.connections.unsubscribe(place),
             Request::Ack { position } => self.connections.acknowledge(place, position),
+            Request::Release { position } => {
+                if let Some(hold) = &mut self.config.log_hold {
+                    *hold = position.max(*hold);
+                }
+            }
             Request::Shutdown => match self.phase {
                 Phase::Running(_) | Phase::Draining { .. } => {
                     return Err(Failure::invalid("the container is running"));
