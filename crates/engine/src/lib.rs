@@ -32,6 +32,7 @@ mod streams;
 mod system;
 mod view;
 mod volumes;
+mod why;
 
 pub use check::{CheckNews, StoreCheck};
 pub use config::{EngineConfig, LayerStorage};
@@ -41,3 +42,4 @@ pub use events::EventStream;
 pub use registry::{Distribution, Pull, PullTransfer, PushTransfer};
 pub use session::{Input, OutputStream, Session, Wrote};
 pub use view::*;
+pub use why::{Cause, Ending, WhyView};

@@ -68,9 +68,25 @@ pub fn parse(text: &str) -> Option<i32> {
     (RTMIN..=RTMAX).contains(&number).then_some(number)
 }
 
+/// Its name with `SIG`, such as `SIGTERM`; `signal 77` for what has none.
+#[must_use]
+pub fn name(number: i32) -> String {
+    // Of two names for one number the usual one comes first.
+    match NAMES.iter().find(|(name, known)| *known == number && !matches!(*name, "CLD" | "IOT" | "POLL")) {
+        Some((name, _)) => format!("SIG{name}"),
+        None if (RTMIN..=RTMAX).contains(&number) => format!("SIGRTMIN+{}", number - RTMIN),
+        None => format!("signal {number}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{name, parse};
+
+    #[test]
+    fn numbers_have_names() {
+        assert_eq!([9, 6, 37, 77].map(name), ["SIGKILL", "SIGABRT", "SIGRTMIN+3", "signal 77"]);
+    }
 
     #[test]
     fn names_and_numbers() {

@@ -156,6 +156,9 @@ pub enum Request {
         exec: Option<String>,
         /// The signal's number.
         signal: i32,
+        /// What it is for; part of what is known about the end.
+        #[serde(default)]
+        purpose: Purpose,
     },
     /// SIGKILL to every process in the container's cgroup.
     KillAll,
@@ -334,6 +337,11 @@ pub enum Event {
         /// The end of its output.
         end: Position,
     },
+    /// The kernel has killed processes of the running container because it was out of memory.
+    OutOfMemory {
+        /// How many so far.
+        kills: u64,
+    },
     /// An exec'ed process has ended.
     ExecExited {
         /// Its id.
@@ -353,8 +361,64 @@ pub enum Message {
     Event(Event),
 }
 
-/// How a process ended.
+/// What an engine sends a signal for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Somebody asked for this signal.
+    Kill,
+    /// Somebody asked for the end.
+    Stop,
+    /// Somebody asked for a new start.
+    Restart,
+    /// Somebody asked for the removal of a running container.
+    Remove,
+    /// The engine shuts down.
+    Shutdown,
+    /// The health check failed.
+    Unhealthy,
+    /// Not told, or told by a newer engine.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// A signal that the shim sent to the init because an engine asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Its number.
+    pub signal: i32,
+    /// What for.
+    pub purpose: Purpose,
+    /// When, nanoseconds since 1970.
+    pub at_ns: i64,
+}
+
+/// What the shim saw of the reasons for an end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// How many processes of the container the kernel killed because it was out of memory.
+    #[serde(default)]
+    pub oom_kills: u64,
+    /// The kernel wrote a core dump.
+    #[serde(default)]
+    pub core_dumped: bool,
+    /// The last signal an engine had sent to the init.
+    #[serde(default)]
+    pub sent: Option<Sent>,
+    /// The one before the last.
+    #[serde(default)]
+    pub sent_before: Option<Sent>,
+}
+
+impl Evidence {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
     /// 0 to 255; 128 + n after signal n.
     pub code: i32,
@@ -366,6 +430,9 @@ pub struct ExitStatus {
     pub oom_killed: bool,
     /// Nanoseconds since 1970.
     pub finished_at_ns: i64,
+    /// What else was seen; of an exec nothing.
+    #[serde(default, skip_serializing_if = "Evidence::is_nothing")]
+    pub evidence: Evidence,
 }
 
 /// The content of `exit.json`: written (atomically) once the output is complete, before [`Event::Exited`].
@@ -443,7 +510,7 @@ mod tests {
             Request::Hello { version: VERSION },
             Request::Start,
             Request::Hold,
-            Request::Signal { exec: Some("e".into()), signal: 15 },
+            Request::Signal { exec: Some("e".into()), signal: 15, purpose: Purpose::Stop },
             Request::KillAll,
             Request::Exec {
                 id: "e".into(),
@@ -477,13 +544,22 @@ mod tests {
 
     #[test]
     fn messages_look_the_same_to_every_version() {
-        let status = ExitStatus { code: 137, signal: Some(9), oom_killed: true, finished_at_ns: 5 };
+        let status = ExitStatus {
+            code: 137,
+            signal: Some(9),
+            oom_killed: true,
+            finished_at_ns: 5,
+            evidence: Evidence::default(),
+        };
         let end = Position { segment: 2, offset: 3 };
         let seen = encode(&Message::Event(Event::Exited { status, end })).unwrap();
         assert_eq!(
             String::from_utf8(seen).unwrap(),
             r#"{"event":{"exited":{"status":{"code":137,"signal":9,"oom_killed":true,"finished_at_ns":5},"end":{"segment":2,"offset":3}}}}"#
         );
+        let newer = br#"{"seq":7,"body":{"signal":{"signal":9,"purpose":"boredom"}}}"#;
+        let signal = Request::Signal { exec: None, signal: 9, purpose: Purpose::Unknown };
+        assert_eq!(decode_request(newer).unwrap().body, signal);
         let unknown_field = br#"{"seq":7,"body":{"open_stdin":{"once":true,"later":1}},"more":[]}"#;
         assert_eq!(decode_request(unknown_field).unwrap().body, Request::OpenStdin { once: true });
         let start = encode(&Envelope { seq: 1, body: Request::Start }).unwrap();
@@ -497,7 +573,7 @@ mod tests {
         assert!(matches!(decode_request(b"hello"), Err(CodecError::Malformed { seq: None, .. })));
         let long = vec![b' '; MAX_MESSAGE + 1];
         assert!(matches!(decode_request(&long), Err(CodecError::TooLong { .. })));
-        let long = Request::Signal { exec: Some("x".repeat(MAX_MESSAGE)), signal: 1 };
+        let long = Request::Signal { exec: Some("x".repeat(MAX_MESSAGE)), signal: 1, purpose: Purpose::Kill };
         assert!(matches!(encode(&Envelope { seq: 1, body: long }), Err(CodecError::TooLong { .. })));
     }
 

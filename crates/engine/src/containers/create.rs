@@ -113,6 +113,8 @@ impl Engine {
             restart_count: 0,
             stopped_by_hand: false,
             endpoint: None,
+            oom_kills: 0,
+            ending: None,
         };
         record::insert(&self.inner.db, &record)?;
         Ok(Container::new(record))

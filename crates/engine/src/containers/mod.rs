@@ -19,6 +19,7 @@ mod attach;
 mod commit;
 mod create;
 mod diff;
+mod explain;
 mod export;
 mod inspect;
 mod list;
@@ -50,6 +51,7 @@ use wharf_image::Images;
 use wharf_model::{ContainerId, Event};
 use wharf_net::{Network, NetworkConfig};
 use wharf_registry::Client;
+use wharf_shim::protocol::Purpose;
 use wharf_shim::spool::Position;
 use wharf_state::Database;
 
@@ -58,6 +60,7 @@ pub use commit::CommitRequest;
 pub(crate) use create::environment;
 pub(crate) use prune::until;
 pub(crate) use record::{MountRecord, Phase, Record};
+pub(crate) use start::timestamp;
 pub(crate) use table::Table;
 
 use crate::blocking::blocking;
@@ -65,6 +68,7 @@ use crate::events::Bus;
 use crate::exec::Execs;
 use crate::link::Link;
 use crate::session::Followers;
+use crate::why::{self, Endings};
 use crate::{EngineConfig, Error, Result};
 
 /// How long a shutdown waits for what ended containers leave behind.
@@ -88,6 +92,7 @@ pub(crate) struct Inner {
     pub(crate) network: Network,
     pub(crate) events: Bus,
     pub(crate) containers: Table,
+    pub(crate) endings: Endings,
     pub(crate) execs: Execs,
     /// The shim's executable behind a read-only mount: no container can write to it through `/proc`.
     pub(crate) shim: OwnedFd,
@@ -192,6 +197,7 @@ impl Engine {
         hostfs::create_dir_all(&config.run_dir(), 0o700)?;
         let db = Database::open(&config.data_root.join("state.db"))?;
         db.migrate("engine", record::STEPS)?;
+        db.migrate("why", why::STEPS)?;
         let options =
             wharf_image::Options { layers: config.layers, transfers: config.transfers, ..Default::default() };
         let images = Images::open_with(&config.data_root, db.clone(), options)?;
@@ -229,6 +235,7 @@ impl Engine {
                 network,
                 events: Bus::new(),
                 containers: Table::default(),
+                endings: Endings::default(),
                 execs: Execs::default(),
                 shim,
                 cleanups: watch::Sender::new(0),
@@ -242,7 +249,7 @@ impl Engine {
         if !self.inner.config.live_restore {
             let running = self.inner.containers.all();
             let stops = running.into_iter().filter(|container| container.record().is_running()).map(|container| async move {
-                if let Err(error) = self.stop(&container, None, None).await {
+                if let Err(error) = self.stop(&container, None, None, Purpose::Shutdown).await {
                     tracing::warn!(container = %container.id, %error, "cannot stop the container at shutdown");
                 }
                 // It was not a person who stopped it: the policy may start it again with the next engine.

@@ -87,6 +87,12 @@ pub(crate) struct Record {
     /// A person stopped it: `unless-stopped` and `always` leave it alone until a person starts it.
     pub(crate) stopped_by_hand: bool,
     pub(crate) endpoint: Option<wharf_net::Endpoint>,
+    /// Processes the kernel has killed for want of memory in the run that goes on.
+    #[serde(default)]
+    pub(crate) oom_kills: u64,
+    /// Why the last run ended, or the last start failed.
+    #[serde(default)]
+    pub(crate) ending: Option<crate::why::Ending>,
 }
 
 impl Record {

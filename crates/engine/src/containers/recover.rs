@@ -14,6 +14,7 @@ use super::supervise::{Ended, remove_cgroup};
 use super::{Container, Phase, record};
 use crate::blocking::blocking;
 use crate::link::{Events, Link};
+use crate::why::Cause;
 use crate::{Engine, Result};
 
 /// What a container is found to be.
@@ -89,7 +90,7 @@ impl Engine {
         });
         match exit.await {
             Ok(Some(exit)) if recorded_running || self.is_news(container, &exit) => {
-                Found::Ended(Ended { status: exit.status, error: None })
+                Found::Ended(Ended { status: exit.status, lost: None })
             }
             _ if !recorded_running => {
                 // Engine and shim may have been killed together in the middle of a start.
@@ -110,7 +111,8 @@ impl Engine {
                 if !run_dir_exists {
                     ended.status.code = 255;
                     ended.status.signal = None;
-                    ended.error = Some("the machine was restarted while the container ran".to_owned());
+                    let reason = "the machine was restarted while the container ran".to_owned();
+                    ended.lost = Some((Cause::MachineRestarted, reason));
                 }
                 Found::Ended(ended)
             }

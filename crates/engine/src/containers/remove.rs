@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use wharf_linux::hostfs;
 use wharf_model::ContainerId;
+use wharf_shim::protocol::Purpose;
 
 use super::{Container, Phase, record};
 use crate::blocking::blocking;
@@ -33,7 +34,7 @@ impl Engine {
         // Before waiting for the lock: whoever holds it may be waiting for this very container to end.
         if force && container.record().is_running() {
             container.record().stopped_by_hand = true;
-            self.force(&container).await?;
+            self.force(&container, Purpose::Remove).await?;
         }
         let _change = container.change.lock().await;
         if container.record().is_running() {
@@ -41,7 +42,7 @@ impl Engine {
                 return Err(Error::Conflict(format!("container {} was started meanwhile", container.id)));
             }
             container.record().stopped_by_hand = true;
-            self.force(&container).await?;
+            self.force(&container, Purpose::Remove).await?;
         }
         self.remove(&container, volumes).await
     }

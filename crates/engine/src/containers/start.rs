@@ -63,9 +63,12 @@ impl Engine {
     /// Starts a container whose `change` the caller holds.
     pub(crate) async fn start(&self, container: &Arc<Container>) -> Result<()> {
         self.settled(container).await?;
-        // Nobody may have the files mounted elsewhere when the container mounts them.
-        let _files = container.files.write().await;
-        match self.launch(container).await {
+        let launched = {
+            // Nobody may have the files mounted elsewhere when the container mounts them.
+            let _files = container.files.write().await;
+            self.launch(container).await
+        };
+        match launched {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.start_failed(container, &error).await;
@@ -148,6 +151,7 @@ impl Engine {
             record.exit_code = 0;
             record.oom_killed = false;
             record.error.clear();
+            record.oom_kills = 0;
             record.endpoint.clone_from(&started.endpoint);
         }
         container.progress.send_modify(|progress| {
@@ -165,9 +169,11 @@ impl Engine {
 
     async fn start_failed(&self, container: &Arc<Container>, error: &Error) {
         let code = if let Error::Start { exit_code, .. } = error { *exit_code } else { 128 };
+        let ending = self.explain_start(container, error, code).await;
         let remove = {
             let mut record = container.record();
             record.error = error.to_string();
+            record.ending = Some(ending.clone());
             record.exit_code = code;
             record.pid = 0;
             record.endpoint = None;
@@ -181,6 +187,8 @@ impl Engine {
             progress.exit = Some(code);
             progress.restarting = false;
         });
+        self.inner.endings.add(ending);
+        self.keep_endings().await;
         if let Err(error) = self.save(container).await {
             tracing::error!(container = %container.id, %error, "cannot record a failed start");
         }
@@ -417,7 +425,7 @@ async fn created(events: &mut Events) -> Result<i32> {
     })
 }
 
-pub(super) fn timestamp(nanoseconds: i64) -> Option<Timestamp> {
+pub(crate) fn timestamp(nanoseconds: i64) -> Option<Timestamp> {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).ok()
 }
 

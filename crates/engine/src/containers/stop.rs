@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wharf_linux::cgroup::Cgroup;
 use wharf_model::signal;
-use wharf_shim::protocol::Request;
+use wharf_shim::protocol::{Purpose, Request};
 
 use super::{Container, Phase};
 use crate::blocking::blocking;
@@ -31,7 +31,7 @@ impl Engine {
         let container = self.find(name)?;
         check_signal(signal)?;
         let _change = container.change.lock().await;
-        self.stop(&container, signal, timeout_seconds).await
+        self.stop(&container, signal, timeout_seconds, Purpose::Stop).await
     }
 
     /// The same for callers that hold `change`.
@@ -40,6 +40,7 @@ impl Engine {
         container: &Arc<Container>,
         signal: Option<&str>,
         timeout: Option<i64>,
+        purpose: Purpose,
     ) -> Result<()> {
         if cancel_restart(container) {
             return self.save(container).await;
@@ -56,13 +57,13 @@ impl Engine {
         container.record().stopped_by_hand = true;
         // Durable before the signal: a restart of the engine must not undo what a person asked for.
         self.save(container).await?;
-        self.send_signal(container, stop_signal).await?;
+        self.send_signal(container, stop_signal, purpose).await?;
         let grace = match u64::try_from(timeout) {
             Ok(seconds) => Some(Duration::from_secs(seconds)),
             Err(_) => None,
         };
         if !self.wait_end(container, grace).await {
-            self.force(container).await?;
+            self.force(container, purpose).await?;
         }
         self.settled(container).await?;
         self.emit(container, "stop", &[]);
@@ -70,8 +71,8 @@ impl Engine {
     }
 
     /// Ends a container by force and waits for it.
-    pub(crate) async fn force(&self, container: &Arc<Container>) -> Result<()> {
-        if let Err(error) = self.send_signal(container, signal::KILL).await {
+    pub(crate) async fn force(&self, container: &Arc<Container>, purpose: Purpose) -> Result<()> {
+        if let Err(error) = self.send_signal(container, signal::KILL, purpose).await {
             tracing::warn!(container = %container.id, %error, "cannot kill by the shim; killing the control group");
         }
         if self.wait_end(container, Some(KILL_DEADLINE)).await {
@@ -106,11 +107,13 @@ impl Engine {
     }
 
     /// Sends a signal to the init; a frozen one is thawed so that it can take it.
-    async fn send_signal(&self, container: &Arc<Container>, number: i32) -> Result<()> {
+    async fn send_signal(&self, container: &Arc<Container>, number: i32, purpose: Purpose) -> Result<()> {
         // One that ended by itself needs no signal any more.
         let Ok(link) = container.running_link() else { return Ok(()) };
         let paused = container.record().phase == Phase::Paused;
-        let sent = link.ask(Request::Signal { exec: None, signal: number }, &[]).await.and_then(expect_ok);
+        let request = Request::Signal { exec: None, signal: number, purpose };
+        let sent = link.ask(request, &[]).await.and_then(expect_ok);
+        self.emit(container, "kill", &[("signal", number.to_string())]);
         if paused && matches!(number, signal::KILL | signal::TERM) {
             self.thaw(container).await?;
         }
@@ -144,10 +147,9 @@ impl Engine {
             container.record().stopped_by_hand = true;
             self.save(&container).await?;
         }
-        self.send_signal(&container, number).await?;
-        self.emit(&container, "kill", &[("signal", number.to_string())]);
+        self.send_signal(&container, number, Purpose::Kill).await?;
         if number == signal::KILL && !self.wait_end(&container, Some(KILL_DEADLINE)).await {
-            self.force(&container).await?;
+            self.force(&container, Purpose::Kill).await?;
         }
         Ok(())
     }
@@ -167,7 +169,7 @@ impl Engine {
         let _change = container.change.lock().await;
         // `--rm` means the end of its life, not of each run.
         let auto_remove = std::mem::take(&mut container.record().spec.host.auto_remove);
-        let stopped = match self.stop(&container, signal, timeout_seconds).await {
+        let stopped = match self.stop(&container, signal, timeout_seconds, Purpose::Restart).await {
             Err(Error::NotModified(_)) => Ok(()),
             other => other,
         };

@@ -16,6 +16,7 @@ use crate::Engine;
 use crate::blocking::blocking;
 use crate::child::ShimProcess;
 use crate::link::{Events, Link};
+use crate::why::{Cause, reason};
 
 /// First pause before a restart; doubled each time up to a minute.
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -45,6 +46,7 @@ impl Engine {
                         status = Some(exited);
                         break;
                     }
+                    Event::OutOfMemory { kills } => self.out_of_memory(&container, kills).await,
                     Event::Created { .. } | Event::Failed { .. } | Event::Rotated { .. } => {}
                 }
             }
@@ -53,7 +55,7 @@ impl Engine {
                 return;
             }
             let ended = match status {
-                Some(status) => Ended { status, error: None },
+                Some(status) => Ended { status, lost: None },
                 None => self.ended_without_a_word(&container).await,
             };
             self.inner.cleanups.send_modify(|running| *running += 1);
@@ -88,26 +90,31 @@ impl Engine {
             Ok(None)
         });
         if let Ok(Some(status)) = found.await {
-            return Ended { status, error: None };
+            return Ended { status, lost: None };
         }
         let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0);
         Ended {
-            status: ExitStatus { code: 137, signal: Some(9), oom_killed: false, finished_at_ns: now },
-            error: Some("the container's shim was killed, and the container with it".to_owned()),
+            status: ExitStatus { code: 137, signal: Some(9), finished_at_ns: now, ..ExitStatus::default() },
+            lost: Some((
+                Cause::MonitorKilled,
+                "the container's shim was killed, and the container with it".to_owned(),
+            )),
         }
     }
 
     /// Writes down how a run ended and tells everyone who waits. Answers whether the container is on its way out.
     pub(super) async fn record_end(&self, container: &Arc<Container>, ended: &Ended) -> bool {
         let status = &ended.status;
-        let (restart, remove) = {
+        let (restart, remove, told) = {
             let mut record = container.record();
+            let told = std::mem::take(&mut record.oom_kills);
             record.exit_code = status.code;
             record.oom_killed = status.oom_killed;
-            record.error = ended.error.clone().unwrap_or_default();
+            record.error = ended.lost.as_ref().map(|(_, reason)| reason.clone()).unwrap_or_default();
             record.finished_at = timestamp(status.finished_at_ns);
             record.pid = 0;
             record.endpoint = None;
+            record.ending = Some(reason::of_run(&record, status, ended.lost.as_ref()));
             let restart = record.wants_restart(status.code) && !*self.inner.closing.borrow();
             let remove = record.spec.host.auto_remove;
             record.phase = match (remove, restart) {
@@ -115,7 +122,7 @@ impl Engine {
                 (false, true) => Phase::Restarting,
                 (false, false) => Phase::Exited,
             };
-            (restart, remove)
+            (restart, remove, told)
         };
         container.set_link(None);
         self.inner.execs.container_ended(&container.id);
@@ -123,7 +130,7 @@ impl Engine {
         if !remove && let Err(error) = self.save(container).await {
             tracing::error!(container = %container.id, %error, "cannot record that the container ended");
         }
-        if status.oom_killed {
+        if status.evidence.oom_kills > told {
             self.emit(container, "oom", &[]);
         }
         container.progress.send_modify(|progress| {
@@ -150,12 +157,26 @@ impl Engine {
         if let Err(error) = blocking(move || Ok(network.detach(id.as_str())?)).await {
             tracing::warn!(container = %container.id, %error, "cannot give back the container's network endpoint");
         }
+        self.explain_end(container).await;
         if removing {
             self.remove_remains(container, true).await;
         }
         container.progress.send_modify(|progress| progress.busy = false);
         if container.record().phase == Phase::Restarting {
             self.clone().restart_later(container.clone());
+        }
+    }
+
+    /// The kernel killed a process of a container that lives on.
+    async fn out_of_memory(&self, container: &Arc<Container>, kills: u64) {
+        {
+            let mut record = container.record();
+            record.oom_kills = kills;
+            record.oom_killed = true;
+        }
+        self.emit(container, "oom", &[]);
+        if let Err(error) = self.save(container).await {
+            tracing::error!(container = %container.id, %error, "cannot record that the container is out of memory");
         }
     }
 
@@ -190,7 +211,8 @@ impl Engine {
 /// How a run ended.
 pub(super) struct Ended {
     pub(super) status: ExitStatus,
-    pub(super) error: Option<String>,
+    /// Set when the shim could not say, with what is known instead.
+    pub(super) lost: Option<(Cause, String)>,
 }
 
 /// Kills what is left in a cgroup and removes it.

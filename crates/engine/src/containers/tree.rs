@@ -88,6 +88,16 @@ impl Engine {
         }
     }
 
+    /// The same of a container that does not run, for who keeps it from starting in another way.
+    pub(crate) async fn tree_at_rest(&self, container: &Arc<Container>) -> Result<Tree> {
+        let files = Files::Alone { _guard: container.files.clone().write_owned().await };
+        let mut record = container.record().clone();
+        if record.is_running() {
+            record.phase = super::Phase::Exited;
+        }
+        self.tree_of(record, Access::Mounted, files).await
+    }
+
     async fn tree_of(&self, record: Record, access: Access, files: Files) -> Result<Tree> {
         let (engine, id) = (self.clone(), record.id.to_string());
         let config = &self.inner.config;

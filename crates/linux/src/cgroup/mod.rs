@@ -415,6 +415,15 @@ impl Cgroup {
         }
     }
 
+    /// A descriptor that has news each time the group is out of memory: readable on v1, with priority data on v2.
+    /// `None` without a memory controller.
+    pub fn oom_notice(&self) -> Result<Option<OwnedFd>> {
+        match (self.layout.mode, self.v2()) {
+            (Mode::V2, Some(dir)) => v2::oom_notice(&dir).map(Some),
+            _ => self.v1_dir("memory").map(|dir| v1::oom_notice(&dir)).transpose(),
+        }
+    }
+
     /// Removes the group and every group below it, in every hierarchy. Fine if there is none.
     ///
     /// A process that was killed and is about to leave is waited for a short while.

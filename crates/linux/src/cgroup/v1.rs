@@ -3,6 +3,8 @@
 use super::file::{self, SettingFile, parse_number, write, write_if_there};
 use super::types::{BlkioEntry, CpuStats, DeviceValue, MemoryStats, PidsStats, Resources, Stats, Throttling};
 use super::{DeviceKind, DeviceRule, Error, Hierarchy, Layout, Result};
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -206,6 +208,19 @@ pub(super) fn set_frozen(dir: &Path, freeze: bool) -> Result<()> {
 
 pub(super) fn frozen(dir: &Path) -> Result<bool> {
     Ok(file::read(&dir.join("freezer.state"))?.trim() != "THAWED")
+}
+
+/// An eventfd that the kernel adds to whenever the group is out of memory, before it chooses whom to kill.
+pub(super) fn oom_notice(dir: &Path) -> Result<OwnedFd> {
+    use rustix::event::{EventfdFlags, eventfd};
+    let path = dir.join("memory.oom_control");
+    let control = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io("open", &path, e))?;
+    let notice = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|e| Error::io("make an eventfd for", &path, e))?;
+    let registration = format!("{} {}", notice.as_raw_fd(), control.as_raw_fd());
+    write(&dir.join("cgroup.event_control"), &registration)?;
+    Ok(notice)
 }
 
 /// Collects what the controllers that are there tell.

@@ -221,6 +221,15 @@ pub(super) fn set_frozen(dir: &Path, freeze: bool) -> Result<()> {
     Err(Error::Invalid { what: "state", reason: "its processes do not freeze".into() })
 }
 
+/// The file whose changes are the news; it must have been read once, which arms it.
+pub(super) fn oom_notice(dir: &Path) -> Result<OwnedFd> {
+    let path = dir.join("memory.events");
+    let events = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io("open", &path, e))?;
+    rustix::io::pread(&events, &mut [0; 256], 0).map_err(|e| Error::io("read", &path, e))?;
+    Ok(events)
+}
+
 /// Collects what the enabled controllers tell.
 pub(super) fn stats(dir: &Path) -> Result<Stats> {
     let number = |name: &str| file::read_number(&dir.join(name)).ok();

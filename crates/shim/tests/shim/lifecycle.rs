@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use crate::support::{Plan, children, exec_request, process_document, wait_gone};
 use serde_json::json;
 use wharf_linux::seqpacket;
-use wharf_shim::protocol::{EXIT_FILE, Event, FailureKind, Reply, Request, SOCKET_FILE, ShimState, VERSION};
+use wharf_shim::protocol::{
+    EXIT_FILE, Event, FailureKind, Purpose, Reply, Request, SOCKET_FILE, ShimState, VERSION,
+};
 use wharf_shim::spool::Stream;
 
 #[test]
@@ -36,7 +38,7 @@ fn the_first_hello_tells_everything() {
     assert_eq!(hello(&mut case), (ShimState::Running, at_ns));
     assert_eq!(case.refused(Request::Start).0, FailureKind::NotRunning);
     assert_eq!(case.refused(Request::Shutdown).0, FailureKind::InvalidArgument);
-    assert_eq!(case.ask(Request::Signal { exec: None, signal: 9 }), Reply::Ok);
+    assert_eq!(case.ask(Request::Signal { exec: None, signal: 9, purpose: Purpose::Kill }), Reply::Ok);
     let status = case.exited();
     assert_eq!((status.code, status.signal), (137, Some(9)));
 }
@@ -47,10 +49,13 @@ fn a_signal_reaches_the_program_and_bad_ones_are_refused() {
         Plan::shell("trap 'echo got it; exit 3' USR1; echo ready; while true; do sleep 0.05; done").start();
     case.ask(Request::Subscribe { acknowledge: false });
     case.wait_for("ready");
-    assert_eq!(case.refused(Request::Signal { exec: None, signal: 4711 }).0, FailureKind::InvalidArgument);
-    let unknown = Request::Signal { exec: Some("x".into()), signal: 9 };
+    assert_eq!(
+        case.refused(Request::Signal { exec: None, signal: 4711, purpose: Purpose::Kill }).0,
+        FailureKind::InvalidArgument
+    );
+    let unknown = Request::Signal { exec: Some("x".into()), signal: 9, purpose: Purpose::Kill };
     assert_eq!(case.refused(unknown).0, FailureKind::NoSuchExec);
-    assert_eq!(case.ask(Request::Signal { exec: None, signal: 10 }), Reply::Ok);
+    assert_eq!(case.ask(Request::Signal { exec: None, signal: 10, purpose: Purpose::Kill }), Reply::Ok);
     assert_eq!(case.exited().code, 3);
     assert!(case.output(Stream::Stdout).ends_with("got it\n"));
 }
@@ -262,7 +267,7 @@ fn an_init_of_ours_reaps_and_passes_signals_on() {
     case.ask(Request::Subscribe { acknowledge: false });
     case.wait_for("up");
     assert_eq!(children(case.shim.id()).split_whitespace().count(), 1);
-    case.ask(Request::Signal { exec: None, signal: 15 });
+    case.ask(Request::Signal { exec: None, signal: 15, purpose: Purpose::Kill });
     assert_eq!(case.exited().code, 9);
 }
 

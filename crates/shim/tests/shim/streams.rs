@@ -8,7 +8,9 @@ use crate::support::{Case, PATIENCE, Plan, children, exec_request, process_docum
 use rustix::io::{read, write};
 use wharf_linux::seqpacket;
 use wharf_shim::client::Client;
-use wharf_shim::protocol::{Envelope, Event, FailureKind, Reply, Request, SOCKET_FILE, VERSION, encode};
+use wharf_shim::protocol::{
+    Envelope, Event, FailureKind, Purpose, Reply, Request, SOCKET_FILE, VERSION, encode,
+};
 use wharf_shim::spool::{Limits, Lines, Origin, Piece, Position, Reader, Stream, Writer, tail};
 
 fn subscribe(case: &mut Case, acknowledge: bool) {
@@ -273,7 +275,7 @@ fn a_container_that_stops_everything_that_joins_it_stops_only_that() {
             asker.ask(exec_request(&number.to_string()), &[document.as_fd()], Duration::from_millis(20));
         assert!(matches!(case.ask(Request::Hello { version: VERSION }), Reply::Hello { .. }));
     }
-    case.ask(Request::Signal { exec: None, signal: 9 });
+    case.ask(Request::Signal { exec: None, signal: 9, purpose: Purpose::Kill });
     while !matches!(case.event().0, Event::Exited { .. }) {}
     case.gone();
 }
@@ -283,7 +285,10 @@ fn a_signal_can_be_sent_to_an_exec() {
     let mut case = Plan::new(&["sleep", "1000"]).start();
     let document = process_document(&["sleep", "1000"], false);
     assert!(matches!(case.ask_with(exec_request("s"), &[document.as_fd()]).0, Reply::ExecStarted { .. }));
-    assert_eq!(case.ask(Request::Signal { exec: Some("s".into()), signal: 2 }), Reply::Ok);
+    assert_eq!(
+        case.ask(Request::Signal { exec: Some("s".into()), signal: 2, purpose: Purpose::Kill }),
+        Reply::Ok
+    );
     assert_eq!(case.exec_exited("s").signal, Some(2));
     case.ask(Request::KillAll);
     case.exited();

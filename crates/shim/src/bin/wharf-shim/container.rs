@@ -13,7 +13,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::termios::Winsize;
 use wharf_linux::hostfs;
 use wharf_runtime::{CreateRequest, Rootfs, Seccomp, Starting, Stdio};
-use wharf_shim::protocol::{ExitStatus, ShimConfig, VERSION};
+use wharf_shim::protocol::{Evidence, ExitStatus, ShimConfig, VERSION};
 
 use crate::failure::Failure;
 use crate::output::now_ns;
@@ -153,6 +153,7 @@ pub(crate) fn reap(pidfd: &OwnedFd) -> Result<Option<ExitStatus>, Failure> {
             (Some(code), _) => code & 0xff,
             (None, signal) => 128 + signal.unwrap_or(0),
         };
-        ExitStatus { code, signal, oom_killed: false, finished_at_ns: now_ns() }
+        let evidence = Evidence { core_dumped: status.dumped(), ..Evidence::default() };
+        ExitStatus { code, signal, oom_killed: false, finished_at_ns: now_ns(), evidence }
     }))
 }

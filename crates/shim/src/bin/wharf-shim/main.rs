@@ -10,6 +10,7 @@ mod container;
 mod exec;
 mod failure;
 mod monitor;
+mod oom;
 mod output;
 mod poller;
 

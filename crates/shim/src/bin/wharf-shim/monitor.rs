@@ -19,8 +19,8 @@ use wharf_linux::process::signal;
 use wharf_linux::{daemon, hostfs, seqpacket};
 use wharf_runtime::{Running, Starting};
 use wharf_shim::protocol::{
-    EXIT_FILE, Event, ExitRecord, ExitStatus, FailureKind, PID_FILE, Reply, Request, SOCKET_FILE, ShimConfig,
-    ShimState, VERSION,
+    EXIT_FILE, Event, ExitRecord, ExitStatus, FailureKind, PID_FILE, Reply, Request, SOCKET_FILE, Sent,
+    ShimConfig, ShimState, VERSION,
 };
 use wharf_shim::spool::{Limits, Stream, Writer};
 
@@ -28,6 +28,7 @@ use crate::connections::{Connections, Incoming};
 use crate::container;
 use crate::exec::{Execs, Wish};
 use crate::failure::Failure;
+use crate::oom::OomWatch;
 use crate::output::{Output, now_ns};
 use crate::poller::{Interest, Poller, Ready, Token};
 
@@ -86,6 +87,9 @@ pub(crate) struct Monitor {
     started_at_ns: i64,
     /// Memory has been given back since something was last done.
     tidy: bool,
+    /// The last two signals an engine had sent to the init, the last first.
+    sent: [Option<Sent>; 2],
+    oom: OomWatch,
 }
 
 impl Monitor {
@@ -137,6 +141,8 @@ impl Monitor {
             score,
             started_at_ns: 0,
             tidy: false,
+            sent: [None; 2],
+            oom: OomWatch::default(),
         })
     }
 
@@ -158,6 +164,7 @@ impl Monitor {
             if (ending || !self.is_paused()) && self.output.pump(&self.poller, ending) {
                 self.tidy = false;
             }
+            self.look_for_oom();
             self.finish_draining();
             self.flush();
         }
@@ -175,8 +182,17 @@ impl Monitor {
             Phase::Draining { .. } => Some(LOOK),
             Phase::Leaving { deadline, .. } => Some(deadline.saturating_duration_since(Instant::now())),
             _ if self.output.is_ready() && !self.is_paused() => Some(Duration::ZERO),
+            _ if self.oom.timeout().is_some() => self.oom.timeout(),
             _ if self.tidy => None,
             _ => Some(IDLE),
+        }
+    }
+
+    /// Tells of processes that the kernel killed for want of memory, as soon as it can.
+    fn look_for_oom(&mut self) {
+        let Phase::Running(init) = &self.phase else { return };
+        if let Some(kills) = self.oom.look(&self.poller, &init.cgroup) {
+            self.connections.tell_all(&Event::OutOfMemory { kills });
         }
     }
 
@@ -201,6 +217,7 @@ impl Monitor {
             Token::Exec(number) => self.exec_ended(number),
             Token::Joining(number) => self.exec_moved(number),
             Token::Discard(number) => self.execs.discard(number),
+            Token::OutOfMemory => self.oom.wake(),
         }
     }
 
@@ -268,9 +285,10 @@ impl Monitor {
             Request::Hello { .. } => return Ok(Some((self.hello(), Vec::new()))),
             Request::Start => return self.start(fds),
             Request::Hold => self.held.extend(fds),
-            Request::Signal { exec: Some(id), signal } => self.execs.signal(&id, signal)?,
-            Request::Signal { exec: None, signal: number } => {
+            Request::Signal { exec: Some(id), signal, .. } => self.execs.signal(&id, signal)?,
+            Request::Signal { exec: None, signal: number, purpose } => {
                 container::sent(signal(self.init()?, number))?;
+                self.sent = [Some(Sent { signal: number, purpose, at_ns: now_ns() }), self.sent[0]];
             }
             Request::KillAll => kill_all(self.cgroup()?)?,
             Request::Exec {
@@ -381,6 +399,7 @@ impl Monitor {
         self.held.extend(fds);
         self.owner = None;
         self.started_at_ns = now_ns();
+        self.oom.begin();
         Ok(Some((Reply::Started { at_ns: self.started_at_ns }, Vec::new())))
     }
 
@@ -434,11 +453,14 @@ impl Monitor {
             Err(failure) => {
                 // It has ended, but nobody can say how any more.
                 eprintln!("wharf-shim: {}", failure.message);
-                ExitStatus { code: 255, signal: None, oom_killed: false, finished_at_ns: now_ns() }
+                ExitStatus { code: 255, finished_at_ns: now_ns(), ..ExitStatus::default() }
             }
         };
         self.poller.remove(&init.pidfd);
-        status.oom_killed = init.cgroup.oom_kills().is_ok_and(|kills| kills > 0);
+        status.evidence.oom_kills = init.cgroup.oom_kills().unwrap_or(0);
+        [status.evidence.sent, status.evidence.sent_before] = self.sent;
+        status.oom_killed = status.evidence.oom_kills > 0;
+        self.oom.end(&self.poller);
         // In a pid namespace of its own all of the container is dead now; in the host's, this is what ends the rest.
         if let Err(failure) = kill_all(&init.cgroup) {
             eprintln!("wharf-shim: cannot kill what is left of the container: {}", failure.message);

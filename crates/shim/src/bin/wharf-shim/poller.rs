@@ -31,6 +31,8 @@ pub(crate) enum Token {
     Joining(u32),
     /// The terminal of a detached exec has output nobody wants.
     Discard(u32),
+    /// The kernel says that the container is out of memory.
+    OutOfMemory,
 }
 
 impl Token {
@@ -43,6 +45,7 @@ impl Token {
             Self::Exec(number) => (4, number),
             Self::Discard(number) => (5, number),
             Self::Joining(number) => (6, number),
+            Self::OutOfMemory => (7, 0),
         };
         EventData::new_u64(class << 32 | u64::from(number))
     }
@@ -58,6 +61,7 @@ impl Token {
             (4, number) => Self::Exec(number),
             (5, number) => Self::Discard(number),
             (6, number) => Self::Joining(number),
+            (7, _) => Self::OutOfMemory,
             _ => return None,
         })
     }
@@ -74,6 +78,8 @@ pub(crate) enum Interest {
     ReadWrite,
     /// Each time it becomes readable or ends; the owner reads until it would block.
     ReadEdge,
+    /// Each time the kernel has news of a file of its own.
+    NewsEdge,
 }
 
 impl Interest {
@@ -83,6 +89,7 @@ impl Interest {
             Self::Write => EventFlags::OUT,
             Self::ReadWrite => EventFlags::IN | EventFlags::OUT,
             Self::ReadEdge => EventFlags::IN | EventFlags::ET,
+            Self::NewsEdge => EventFlags::IN | EventFlags::PRI | EventFlags::ET,
         }
     }
 }
