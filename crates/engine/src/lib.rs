@@ -36,7 +36,7 @@ mod why;
 
 pub use check::{CheckNews, StoreCheck};
 pub use config::{EngineConfig, LayerStorage};
-pub use containers::{ArchiveTarget, CommitRequest, Engine, PathStat};
+pub use containers::{ArchiveTarget, CommitRequest, Engine, PathStat, Update};
 pub use error::{Error, Result};
 pub use events::EventStream;
 pub use registry::{Distribution, Pull, PullTransfer, PushTransfer};

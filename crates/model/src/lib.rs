@@ -12,6 +12,7 @@ pub mod network;
 pub mod reference;
 pub mod signal;
 pub mod spec;
+pub mod ulimit;
 pub mod user_paths;
 
 pub use digest::Digest;

@@ -107,7 +107,8 @@ macro_rules! sessions {
 }
 
 sessions![
-    archive, cgroup1, exec, image, lifecycle, limits, list, logs, network, run, system, terminal, volume
+    archive, cgroup1, exec, image, lifecycle, limits, list, logs, network, run, system, terminal, update,
+    volume
 ];
 
 #[test]

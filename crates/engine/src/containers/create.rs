@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use wharf_image::Image;
 use wharf_linux::{cgroup, hostfs};
 use wharf_model::network::{NetworkMode, Port};
-use wharf_model::spec::{Healthcheck, MountKind, RestartName};
+use wharf_model::spec::{Healthcheck, MountKind, RestartName, RestartPolicy};
 use wharf_model::{ContainerId, ContainerSpec, signal, user_paths};
 
 use super::{Container, Phase, Record, logopts, names, random_id, record};
@@ -41,8 +41,8 @@ impl Engine {
         }
         let image = self.inner.images.resolve(&spec.image)?;
         let foreign = check_platform(&spec, &image)?;
-        let spec = merge(spec, &image);
-        let mut warnings = self.check(&spec)?;
+        let mut spec = merge(spec, &image);
+        let mut warnings = self.check(&mut spec)?;
         warnings.extend(foreign);
         let id = ContainerId::from_bytes(random_id()?);
         let name = self.take_name(name, &id)?;
@@ -115,6 +115,7 @@ impl Engine {
             endpoint: None,
             oom_kills: 0,
             ending: None,
+            updating: false,
         };
         record::insert(&self.inner.db, &record)?;
         Ok(Container::new(record))
@@ -132,7 +133,7 @@ impl Engine {
     }
 
     /// Checks the meaning of merged wishes.
-    fn check(&self, spec: &ContainerSpec) -> Result<Vec<String>> {
+    fn check(&self, spec: &mut ContainerSpec) -> Result<Vec<String>> {
         if spec.entrypoint.iter().flatten().chain(spec.cmd.iter().flatten()).next().is_none() {
             return Err(Error::Invalid("no command specified".into()));
         }
@@ -154,16 +155,7 @@ impl Engine {
         if spec.host.auto_remove && policy.name != RestartName::No {
             return Err(Error::Invalid("can't create 'AutoRemove' container with restart policy".into()));
         }
-        if policy.maximum_retry_count != 0 && policy.name != RestartName::OnFailure {
-            return Err(Error::Invalid(
-                "invalid restart policy: maximum retry count can only be used with 'on-failure'".into(),
-            ));
-        }
-        if policy.maximum_retry_count < 0 {
-            return Err(Error::Invalid(
-                "invalid restart policy: maximum retry count cannot be negative".into(),
-            ));
-        }
+        check_policy(policy)?;
         logopts::limits(&spec.host.log)?;
         if !spec.host.links.is_empty() {
             return Err(Error::NotImplemented(
@@ -176,7 +168,7 @@ impl Engine {
         check_identity(spec)?;
         self.check_namespaces(spec)?;
         spec::security::check(&spec.host)?;
-        super::resources::check(&spec.host)
+        super::resources::check(&mut spec.host, false)
     }
 
     fn check_namespaces(&self, spec: &ContainerSpec) -> Result<()> {
@@ -219,6 +211,19 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Checks a restart policy.
+pub(super) fn check_policy(policy: &RestartPolicy) -> Result<()> {
+    if policy.maximum_retry_count != 0 && policy.name != RestartName::OnFailure {
+        return Err(Error::Invalid(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'".into(),
+        ));
+    }
+    if policy.maximum_retry_count < 0 {
+        return Err(Error::Invalid("invalid restart policy: maximum retry count cannot be negative".into()));
+    }
+    Ok(())
 }
 
 /// Compares the image's platform with the one asked for and with this machine; answers a warning.

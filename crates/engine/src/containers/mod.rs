@@ -25,6 +25,7 @@ mod inspect;
 mod list;
 mod logopts;
 mod logs;
+mod machine;
 mod names;
 mod prune;
 mod record;
@@ -39,6 +40,7 @@ mod supervise;
 mod table;
 mod top;
 mod tree;
+mod update;
 mod wait;
 
 use std::os::fd::OwnedFd;
@@ -62,6 +64,7 @@ pub(crate) use prune::until;
 pub(crate) use record::{MountRecord, Phase, Record};
 pub(crate) use start::timestamp;
 pub(crate) use table::Table;
+pub use update::Update;
 
 use crate::blocking::blocking;
 use crate::events::Bus;

@@ -93,6 +93,9 @@ pub(crate) struct Record {
     /// Why the last run ended, or the last start failed.
     #[serde(default)]
     pub(crate) ending: Option<crate::why::Ending>,
+    /// New limits are written down and not all of them may have reached the kernel.
+    #[serde(default)]
+    pub(crate) updating: bool,
 }
 
 impl Record {

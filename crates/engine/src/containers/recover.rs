@@ -141,6 +141,7 @@ impl Engine {
                     record.started_at = super::start::timestamp(started_at_ns);
                     record.endpoint = endpoint;
                 }
+                self.finish_update(container).await;
                 container.set_link(Some(link.clone()));
                 container.progress.send_modify(|progress| {
                     progress.run += 1;

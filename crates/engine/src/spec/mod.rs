@@ -155,26 +155,10 @@ fn sysctls(host: &HostSpec) -> std::collections::HashMap<String, String> {
 }
 
 fn rlimits(record: &Record) -> Result<Vec<PosixRlimit>> {
+    // The specification spells them `RLIMIT_NOFILE`.
     let kind = |name: &str| {
-        Some(match name {
-            "as" => PosixRlimitType::RlimitAs,
-            "core" => PosixRlimitType::RlimitCore,
-            "cpu" => PosixRlimitType::RlimitCpu,
-            "data" => PosixRlimitType::RlimitData,
-            "fsize" => PosixRlimitType::RlimitFsize,
-            "locks" => PosixRlimitType::RlimitLocks,
-            "memlock" => PosixRlimitType::RlimitMemlock,
-            "msgqueue" => PosixRlimitType::RlimitMsgqueue,
-            "nice" => PosixRlimitType::RlimitNice,
-            "nofile" => PosixRlimitType::RlimitNofile,
-            "nproc" => PosixRlimitType::RlimitNproc,
-            "rss" => PosixRlimitType::RlimitRss,
-            "rtprio" => PosixRlimitType::RlimitRtprio,
-            "rttime" => PosixRlimitType::RlimitRttime,
-            "sigpending" => PosixRlimitType::RlimitSigpending,
-            "stack" => PosixRlimitType::RlimitStack,
-            _ => return None,
-        })
+        let name = serde_json::Value::String(format!("RLIMIT_{}", name.to_ascii_uppercase()));
+        serde_json::from_value::<PosixRlimitType>(name).ok()
     };
     // -1 is "unlimited", as is RLIM_INFINITY in the kernel.
     let value = |limit: i64| u64::try_from(limit).unwrap_or(u64::MAX);

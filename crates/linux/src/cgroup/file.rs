@@ -92,6 +92,54 @@ pub(super) fn read_keyed(path: &Path) -> Result<BTreeMap<String, u64>> {
     Ok(text.lines().filter_map(pair).collect())
 }
 
+/// The files that hold one limit as one value, of every hierarchy there is.
+const LIMITS: [&str; 22] = [
+    "memory.limit_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "memory.soft_limit_in_bytes",
+    "memory.swappiness",
+    "cpu.shares",
+    "cpu.cfs_period_us",
+    "cpu.cfs_quota_us",
+    "cpu.rt_period_us",
+    "cpu.rt_runtime_us",
+    "cpuset.cpus",
+    "cpuset.mems",
+    "pids.max",
+    "blkio.weight",
+    "blkio.bfq.weight",
+    "memory.max",
+    "memory.swap.max",
+    "memory.low",
+    "cpu.weight",
+    "cpu.max",
+    "cpu.idle",
+    "io.bfq.weight",
+    "io.weight",
+];
+
+/// The limits of a group as they are now.
+pub(super) fn remember(dir: &Path) -> Vec<(PathBuf, String)> {
+    let limit = |name: &&str| {
+        let path = dir.join(name);
+        // Most are not there: each hierarchy has its own.
+        read(&path).ok().map(|value| (path, value.trim().to_owned()))
+    };
+    LIMITS.iter().filter_map(limit).collect()
+}
+
+/// Writes remembered limits back where they have changed. One may only fit after another (memory below swap), hence twice;
+/// what the kernel still refuses stays, and nobody could do better.
+pub(super) fn restore(before: &[(PathBuf, String)]) {
+    for _ in 0..2 {
+        for (path, value) in before {
+            if read(path).is_ok_and(|now| now.trim() != value) {
+                let _refused = write(path, value);
+            }
+        }
+    }
+}
+
 /// Calls `visit` for a group and every group below it, parents first.
 pub(super) fn walk(dir: &Path, visit: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
     visit(dir)?;

@@ -248,8 +248,19 @@ impl Cgroup {
         Ok(tasks)
     }
 
-    /// Changes limits of a group that is there.
+    /// Changes limits of a group that is there: all of them, or none if the kernel refuses one. The list of devices
+    /// stays as it is.
     pub fn update(&self, resources: &Resources) -> Result<()> {
+        let resources = &Resources { devices: Vec::new(), ..resources.clone() };
+        let before: Vec<_> = self.v1_dirs().chain(self.v2()).flat_map(|dir| file::remember(&dir)).collect();
+        let applied = self.apply_update(resources);
+        if applied.is_err() {
+            file::restore(&before);
+        }
+        applied
+    }
+
+    fn apply_update(&self, resources: &Resources) -> Result<()> {
         for hierarchy in &self.layout.v1 {
             v1::apply(hierarchy, &hierarchy.root.join(&self.path), resources, true)?;
         }
@@ -521,6 +532,16 @@ mod tests {
         assert!(!group.frozen().unwrap());
         group.update(&Resources { memory: Some(128 << 20), ..Resources::default() }).unwrap();
         assert_eq!(group.stats().unwrap().memory.limit, 128 << 20);
+        // One refused limit takes the others back with it.
+        let refused = Resources {
+            memory: Some(200 << 20),
+            pids: Some(7),
+            cpuset_cpus: Some("4000".into()),
+            ..Resources::default()
+        };
+        group.update(&refused).unwrap_err();
+        let stats = group.stats().unwrap();
+        assert_eq!((stats.memory.limit, stats.pids.limit), (128 << 20, 32));
         assert_eq!(group.oom_kills().unwrap(), 0);
         group.kill_all().unwrap();
         // What a crash left behind does not limit the next one.

@@ -307,4 +307,41 @@ mod tests {
         assert_eq!(seen, [(253, 0, "read", 4096), (253, 0, "write", 8192)]);
         assert!(io_line("garbage").is_empty());
     }
+
+    /// The unified hierarchy's files, as plain ones.
+    fn fake(files: &[(&str, &str)]) -> std::path::PathBuf {
+        let dir = std::env::temp_dir().join(format!("wharf-v2-{}-{}", std::process::id(), files.len()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for (name, value) in files {
+            std::fs::write(dir.join(name), value).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn an_update_counts_swap_alone_and_can_be_taken_back() {
+        let dir = fake(&[
+            ("memory.max", "max"),
+            ("memory.swap.max", "max"),
+            ("pids.max", "max"),
+            ("cpu.max", "max 100000"),
+        ]);
+        let before = file::remember(&dir);
+        let limits = Resources {
+            memory: Some(100),
+            memory_swap: Some(250),
+            pids: Some(70),
+            cpu_quota: Some(50_000),
+            cpu_period: Some(100_000),
+            ..Resources::default()
+        };
+        apply(&dir, &limits).unwrap();
+        let value = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+        // Plain files keep the tail of a longer old value; the kernel's do not.
+        assert_eq!((value("memory.max").as_str(), value("memory.swap.max").as_str()), ("100", "150"));
+        assert!(value("cpu.max").starts_with("50000 100000") && value("pids.max").starts_with("70"));
+        file::restore(&before);
+        assert_eq!((value("memory.max").as_str(), value("pids.max").as_str()), ("max", "max"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

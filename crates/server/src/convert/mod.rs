@@ -12,6 +12,7 @@ pub(crate) mod progress;
 pub(crate) mod stats;
 pub(crate) mod summary;
 pub(crate) mod system;
+pub(crate) mod update;
 pub(crate) mod volume;
 
 use std::collections::{BTreeMap, HashMap};

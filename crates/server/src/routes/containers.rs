@@ -6,14 +6,14 @@ use axum::response::Response;
 use axum::routing::{delete, get, post};
 use http::StatusCode;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use wharf_api::models::{ContainerCreateResponse, ContainerPruneResponse, ContainerTopResponse};
 use wharf_api::version::ApiVersion;
 use wharf_engine::{Engine, ListOptions};
 
-use crate::convert::{create, filled, inspect, size, summary};
+use crate::convert::{create, filled, inspect, size, summary, update};
 use crate::error::Result;
-use crate::request::{Json, Query, Version};
+use crate::request::{Json, JsonOrDefault, Query, Version};
 use crate::shape::Shaped;
 use crate::{adapt, response, shapes};
 
@@ -33,6 +33,7 @@ pub(super) fn routes() -> Router<Engine> {
         .route("/containers/{name}/unpause", post(unpause))
         .route("/containers/{name}/rename", post(rename))
         .route("/containers/{name}/resize", post(resize))
+        .route("/containers/{name}/update", post(update))
 }
 
 async fn list(State(engine): State<Engine>, Version(version): Version, query: Query) -> Result<Response> {
@@ -118,6 +119,16 @@ async fn resize(State(engine): State<Engine>, Path(name): Path<String>, query: Q
     let (rows, columns) = (query.dimension("h", "height")?, query.dimension("w", "width")?);
     engine.resize_container(&name, rows, columns).await?;
     Ok(response::empty(StatusCode::OK))
+}
+
+async fn update(
+    State(engine): State<Engine>,
+    Path(name): Path<String>,
+    JsonOrDefault(body): JsonOrDefault<Value>,
+) -> Result<Response> {
+    let warnings = engine.update_container(&name, update::from_body(&body)?).await?;
+    // By hand: the model leaves out what Docker sends as null.
+    Ok(response::ok(&json!({ "Warnings": filled(warnings) })))
 }
 
 async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {

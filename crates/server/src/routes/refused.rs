@@ -16,7 +16,6 @@ const NOT_IMPLEMENTED: &[(&str, &str)] = &[
     ("/containers/{name}/attach/ws", "attaching by WebSocket"),
     ("/containers/{name}/checkpoints", "checkpoints"),
     ("/containers/{name}/checkpoints/{checkpoint}", "checkpoints"),
-    ("/containers/{name}/update", "updating containers"),
     ("/images/search", "searching registries"),
     ("/plugins/create", "plugins"),
     ("/plugins/privileges", "plugins"),

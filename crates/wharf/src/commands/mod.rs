@@ -42,6 +42,7 @@ pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod tag;
 pub(crate) mod top;
+pub(crate) mod update;
 pub(crate) mod version;
 pub(crate) mod volume;
 pub(crate) mod wait;
@@ -93,6 +94,7 @@ pub(crate) const VERBS: &[Entry] = &[
     Entry::of::<stop::Stop>(&["container stop", "stop"]),
     Entry::of::<top::Top>(&["container top", "top"]),
     Entry::of::<pause::Unpause>(&["container unpause", "unpause"]),
+    Entry::of::<update::Update>(&["container update", "update"]),
     Entry::of::<wait::Wait>(&["container wait", "wait"]),
     Entry::of::<history::History>(&["image history", "history"]),
     Entry::of::<import::Import>(&["image import", "import"]),

@@ -326,7 +326,10 @@ fn log_config(flags: &LifecycleFlags) -> Parsed<HostConfigLogConfig> {
 
 /// Adds what the engine checks itself: values that may be others than those the published schema lists.
 fn add_open_enumerations(body: &mut Value, flags: &ContainerFlags, bindings: &Bindings) -> Parsed<()> {
-    let (policy, retries) = restart_policy(&flags.lifecycle)?;
+    let (policy, retries) = restart_policy(&flags.lifecycle.restart)?;
+    if flags.lifecycle.rm && !policy.is_empty() && policy != "no" {
+        return Err("conflicting options: cannot specify both --restart and --rm".into());
+    }
     let networks = attachments(&flags.network)?;
     let host = &mut body["HostConfig"];
     host["RestartPolicy"] = json!({ "Name": policy, "MaximumRetryCount": retries });
@@ -361,9 +364,10 @@ fn add_open_enumerations(body: &mut Value, flags: &ContainerFlags, bindings: &Bi
     Ok(())
 }
 
-fn restart_policy(flags: &LifecycleFlags) -> Parsed<(String, i64)> {
-    let (name, retries) = match flags.restart.split_once(':') {
-        None => (flags.restart.as_str(), 0),
+/// Reads `name[:retries]`.
+pub(crate) fn restart_policy(text: &str) -> Parsed<(String, i64)> {
+    let (name, retries) = match text.split_once(':') {
+        None => (text, 0),
         Some(("", _)) => return Err("invalid restart policy format: no policy provided before colon".into()),
         Some((name, count)) => {
             let count = count.parse().map_err(|_| {
@@ -372,9 +376,6 @@ fn restart_policy(flags: &LifecycleFlags) -> Parsed<(String, i64)> {
             (name, count)
         }
     };
-    if flags.rm && !name.is_empty() && name != "no" {
-        return Err("conflicting options: cannot specify both --restart and --rm".into());
-    }
     Ok((name.to_owned(), retries))
 }
 
