@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use wharf_image::Concurrency;
+
+use crate::ContainerDefaults;
 pub use wharf_image::LayerStorage;
 
 /// Everything an engine is told at start.
@@ -30,6 +32,10 @@ pub struct EngineConfig {
     pub transfers: Concurrency,
     /// Bytes on disk beyond which unused images are removed.
     pub image_budget: Option<u64>,
+    /// Labels of this engine, `name=value`.
+    pub labels: Vec<String>,
+    /// What containers get that do not ask for something else.
+    pub defaults: ContainerDefaults,
 }
 
 /// The default exec root: the engine there owns the plain names (`wharf0`, table `wharf`).
@@ -95,6 +101,8 @@ mod tests {
             registries: wharf_registry::Config::default(),
             transfers: Concurrency::default(),
             image_budget: None,
+            labels: Vec::new(),
+            defaults: ContainerDefaults::default(),
         };
         assert_eq!(at("/run/wharf").cgroup_parent(), "/wharf");
         assert_ne!(at("/tmp/a").instance(), at("/tmp/b").instance());

@@ -189,7 +189,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Registry`] with what the registry says.
     pub async fn login(&self, registry: &str, credential: &Credential) -> Result<Login> {
-        Ok(self.inner.registries.login(registry, credential).await?)
+        Ok(self.live().registries.login(registry, credential).await?)
     }
 
     /// Asks a registry what a name means there.
@@ -223,7 +223,7 @@ impl Engine {
         access: Access,
         credential: Option<Credential>,
     ) -> Result<Repository> {
-        Ok(self.inner.registries.repository(name, access, credential)?)
+        Ok(self.live().registries.repository(name, access, credential)?)
     }
 }
 

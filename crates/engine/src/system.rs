@@ -28,7 +28,7 @@ impl Engine {
         let engine = self.clone();
         let event_listeners = self.inner.events.listeners();
         blocking(move || {
-            let inner = &engine.inner;
+            let (inner, live) = (&engine.inner, engine.live());
             let uname = rustix::system::uname();
             let (operating_system, os_version) = operating_system();
             Ok(SystemView {
@@ -46,8 +46,11 @@ impl Engine {
                 memory: memory_total(),
                 cgroup_version: if matches!(cgroup::detect(), Ok(cgroup::Mode::V2)) { "2" } else { "1" },
                 backing_filesystem: backing_filesystem(&inner.config.data_root),
-                live_restore: inner.config.live_restore,
-                debug: inner.config.debug,
+                live_restore: live.config.live_restore,
+                debug: live.config.debug,
+                labels: live.config.labels.clone(),
+                insecure_registries: live.config.registries.insecure.clone(),
+                registry_mirrors: live.config.registries.mirrors.clone(),
                 descriptors: hostfs::read_dir(Path::new("/proc/self/fd")).map_or(0, |names| names.len()),
                 event_listeners,
                 time: Timestamp::now(),

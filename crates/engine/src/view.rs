@@ -403,6 +403,12 @@ pub struct SystemView {
     pub live_restore: bool,
     /// Debug is on.
     pub debug: bool,
+    /// Labels of the engine.
+    pub labels: Vec<String>,
+    /// Registries that need no certificate: hosts and address ranges.
+    pub insecure_registries: Vec<String>,
+    /// Mirrors of `docker.io`.
+    pub registry_mirrors: Vec<String>,
     /// Open descriptors of the engine.
     pub descriptors: usize,
     /// Clients listening to events.

@@ -164,6 +164,11 @@ impl Images {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Changes how much is transferred at once, for transfers of layers that begin from now on.
+    pub fn set_concurrency(&self, concurrency: Concurrency) {
+        self.inner.transfers.set_concurrency(concurrency);
+    }
+
     /// Takes down what shows the files of layers. For the end of the engine; who uses a layer after it brings it back.
     ///
     /// # Errors

@@ -3,13 +3,10 @@
 //! After `101 UPGRADED` the socket carries the process's output one way and the client's input the other. Without a
 //! terminal the output is framed (`wharf_api::stream`), so that standard error can be told apart.
 //!
-//! A session ends when its output ends, when the client types its detach keys, or when the client is gone. A client
-//! that has only closed its sending side still wants output, so the end of its input is not enough to tell: the socket
-//! has to report that both directions are closed.
+//! A session ends when its output ends, when the client types its detach keys, or when the client is gone
+//! ([`Watch`](crate::stream::Watch)).
 
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
 
 use axum::response::Response;
 use bytes::Bytes;
@@ -17,14 +14,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
 use wharf_api::stream::{MULTIPLEXED_MEDIA_TYPE, RAW_MEDIA_TYPE, StreamKind, push_frame};
 use wharf_api::version::ApiVersion;
 use wharf_engine::{Input, OutputChunk, OutputStream, Session, Stream, Wrote};
 
 use crate::response;
+use crate::stream::Stream as Connection;
 
 /// How much of a client's input is read at once.
 const INPUT_BUFFER: usize = 32 * 1024;
@@ -136,11 +132,11 @@ fn failure(tty: bool, error: &wharf_engine::Error) -> Bytes {
 
 async fn carry(upgraded: Upgraded, session: Session) -> io::Result<()> {
     let parts = upgraded
-        .downcast::<TokioIo<UnixStream>>()
-        .map_err(|_| io::Error::other("the connection is not the socket it came on"))?;
+        .downcast::<TokioIo<Connection>>()
+        .map_err(|_| io::Error::other("the connection is not the one it came on"))?;
     let stream = parts.io.into_inner();
-    let watch = Watch::new(&stream)?;
-    let (reader, mut writer) = stream.into_split();
+    let watch = stream.watch()?;
+    let (reader, mut writer) = tokio::io::split(stream);
     let Session { tty, mut output, input } = session;
 
     let input = feed(reader, parts.read_buf, input);
@@ -193,7 +189,7 @@ enum InputEnd {
 }
 
 /// Carries the client's bytes to the process.
-async fn feed(mut reader: OwnedReadHalf, early: Bytes, input: Option<Input>) -> InputEnd {
+async fn feed(mut reader: ReadHalf<Connection>, early: Bytes, input: Option<Input>) -> InputEnd {
     let Some(mut input) = input else { return InputEnd::Closed };
     let mut wrote = if early.is_empty() { Ok(Wrote::Written) } else { input.write(&early).await };
     let mut buffer = vec![0; INPUT_BUFFER];
@@ -216,50 +212,9 @@ async fn feed(mut reader: OwnedReadHalf, early: Bytes, input: Option<Input>) -> 
     InputEnd::Closed
 }
 
-/// Notices that the client has gone altogether.
-struct Watch(UnixStream);
-
-impl Watch {
-    /// A second descriptor of the same socket, because watching clears the readiness that the writer goes by.
-    fn new(stream: &UnixStream) -> io::Result<Self> {
-        let twin = StdUnixStream::from(stream.as_fd().try_clone_to_owned()?);
-        UnixStream::from_std(twin).map(Self)
-    }
-
-    async fn gone(self) {
-        loop {
-            match self.0.ready(Interest::WRITABLE).await {
-                Ok(ready) if !ready.is_write_closed() => {
-                    let _cleared =
-                        self.0.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-                }
-                _ => return,
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_half_closed_client_is_not_gone() {
-        let (server, mut client) = UnixStream::pair().unwrap();
-        let gone = Watch::new(&server).unwrap().gone();
-        tokio::pin!(gone);
-        client.shutdown().await.unwrap();
-        // The end of its input arrives, and is no reason to think it gone.
-        let (mut reader, _writer) = server.into_split();
-        assert_eq!(reader.read(&mut [0; 8]).await.unwrap(), 0);
-        tokio::select! {
-            biased;
-            () = &mut gone => panic!("the client can still read"),
-            () = std::future::ready(()) => {}
-        }
-        drop(client);
-        gone.await;
-    }
 
     #[test]
     fn framing_depends_on_the_terminal_and_its_name_on_the_version() {

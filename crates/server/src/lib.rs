@@ -6,14 +6,17 @@
 //! [`error::Failure`] and have their status there. Nothing of HTTP reaches the engine, nothing of the engine's state is
 //! kept here.
 //!
-//! Limits: a head has at most 64 KiB and five minutes to arrive; a JSON body has at most 4 MiB; archives and output
-//! are passed on piece by piece, as the other side takes them, so a slow client holds one piece. A client that leaves
-//! ends what was done for it: its answer, and with it the engine's stream, is dropped.
+//! Limits: a head has at most 64 KiB and 100 fields, and five minutes to arrive (one over the network); a JSON body has at
+//! most 4 MiB and a minute; a door has so many connections ([`serve`](serve::serve)); archives and output are passed on
+//! piece by piece, as the other side takes them, so a slow client holds one piece. A client that leaves ends what was
+//! done for it: its answer, and with it the engine's stream, is dropped.
 
 mod adapt;
+mod authorize;
 mod convert;
 mod drain;
 mod error;
+mod guard;
 mod hijack;
 mod request;
 mod response;
@@ -21,7 +24,12 @@ mod routes;
 mod serve;
 mod shape;
 mod shapes;
+mod stream;
+mod tls;
+mod unambiguous;
 mod versions;
 
-pub use serve::serve;
+pub use authorize::Authorization;
+pub use serve::{Door, serve};
+pub use tls::{Tls, TlsFiles};
 pub use versions::router;

@@ -1,5 +1,7 @@
 //! Decoding: queries, filters, times and JSON bodies, with Docker's words for what does not fit.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use bytes::Bytes;
@@ -12,9 +14,12 @@ use wharf_api::version::ApiVersion;
 use wharf_model::Filters;
 
 use crate::error::{Failure, Result};
+use crate::unambiguous;
 
 /// The largest JSON body that is read. Streams (images, archives) are never held.
 const BODY_LIMIT: usize = 4 << 20;
+/// How long a JSON body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(60);
 
 /// The version a request was made in.
 #[derive(Clone, Copy, Debug)]
@@ -187,7 +192,18 @@ impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for JsonOrDefault<T>
 }
 
 async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes> {
-    let bytes = to_bytes(body, BODY_LIMIT).await.map_err(|error| {
+    let bytes = whole(body).await?;
+    if !bytes.is_empty() {
+        check_content_type(headers)?;
+    }
+    Ok(bytes)
+}
+
+/// A whole body, within the limits of a document.
+pub(crate) async fn whole(body: Body) -> Result<Bytes> {
+    let read = tokio::time::timeout(BODY_TIME, to_bytes(body, BODY_LIMIT)).await;
+    let late = |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive in time");
+    read.map_err(late)?.map_err(|error| {
         let too_large = std::error::Error::source(&error)
             .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
         match too_large {
@@ -197,11 +213,7 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes> {
             ),
             false => Failure::invalid(format!("reading the request body: {error}")),
         }
-    })?;
-    if !bytes.is_empty() {
-        check_content_type(headers)?;
-    }
-    Ok(bytes)
+    })
 }
 
 /// Refuses what a browser can be made to send from a foreign page: only `application/json` is JSON.
@@ -214,8 +226,9 @@ fn check_content_type(headers: &HeaderMap) -> Result<()> {
     Err(Failure::invalid(format!("unsupported Content-Type header ({given}): must be 'application/json'")))
 }
 
-/// Reads exactly one JSON document.
+/// Reads exactly one JSON document, which has one reading.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    unambiguous::check(bytes).map_err(|error| invalid_json(&error))?;
     let mut documents = serde_json::Deserializer::from_slice(bytes);
     let document = T::deserialize(&mut documents).map_err(|error| invalid_json(&error))?;
     documents.end().map_err(|_| Failure::invalid("unexpected content after JSON"))?;

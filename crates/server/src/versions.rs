@@ -5,31 +5,35 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
-use tower::ServiceExt;
 use wharf_api::version::ApiVersion;
 use wharf_engine::Engine;
 
+use crate::authorize::Authorization;
 use crate::convert::system::VERSION;
 use crate::drain::drained;
 use crate::error::{Failure, Result};
 use crate::request::Version;
 use crate::routes;
 
-/// The API as a service: every route with and without `/v1.NN` in front.
-pub fn router(engine: Engine) -> Router {
+/// The API as a service: every route with and without `/v1.NN` in front, for whom `authorization` lets.
+pub fn router(engine: Engine, authorization: Authorization) -> Router {
     let routes = routes::router(engine);
-    Router::new().fallback(move |request: Request| dispatch(routes.clone(), request))
+    Router::new().fallback(move |request: Request| dispatch(routes.clone(), authorization.clone(), request))
 }
 
-async fn dispatch(routes: Router, request: Request) -> Response {
+async fn dispatch(routes: Router, authorization: Authorization, request: Request) -> Response {
     let mut request = request.map(drained);
     let mut response = match take_version(request.uri()) {
+        _ if request.uri().authority().is_some() => {
+            Failure::invalid("the target of a request must be a path, as for an origin server")
+                .into_response()
+        }
         _ if request.method() == Method::OPTIONS => StatusCode::OK.into_response(),
         Ok((version, uri)) => {
+            let target = request.uri().to_string();
             *request.uri_mut() = uri;
             request.extensions_mut().insert(Version(version));
-            // A router always answers.
-            routes.oneshot(request).await.unwrap_or_else(|never| match never {})
+            authorization.guarded(routes, &target, request).await
         }
         Err(failure) => failure.into_response(),
     };

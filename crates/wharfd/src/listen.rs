@@ -1,20 +1,25 @@
 //! The sockets the API is reached at: paths of our own and those a service manager hands over.
 //!
-//! Whoever can write to a socket is root on this machine, so a path gets mode 0660 and a group, and nothing listens on
-//! TCP: that needs client certificates, which are not there yet. A path that exists is replaced only when it is a
-//! socket that nobody answers on.
+//! Whoever can write to a socket is root on this machine, so a path gets mode 0660 and a group, and TCP is for clients
+//! with certificates (the settings see to it). A path that exists is replaced only when it is a socket that nobody
+//! answers on.
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use wharf_server::{Door, Tls};
+
+use crate::settings::Host;
 
 /// The first descriptor of those that a service manager hands over.
 const FIRST_PASSED: i32 = 3;
@@ -23,32 +28,50 @@ const GROUPS: [&str; 2] = ["wharf", "docker"];
 /// Who may connect: the owner and the group.
 const SOCKET_MODE: u32 = 0o660;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
 /// One socket that accepts connections.
 pub(crate) struct Listener {
-    pub(crate) socket: UnixListener,
+    pub(crate) door: Door,
     /// Takes the path away in the end.
     pub(crate) guard: PathGuard,
     /// What to call it in the log.
     pub(crate) name: String,
 }
 
-/// Opens all of `hosts`.
-pub(crate) fn open(hosts: &[String], group: Option<&str>) -> Result<Vec<Listener>> {
+/// Opens all of `hosts`, those on TCP with `tls`.
+pub(crate) fn open(hosts: &[Host], group: Option<&str>, tls: Option<&Arc<Tls>>) -> Result<Vec<Listener>> {
     let gid = group_id(group)?;
     let mut listeners = Vec::new();
     for host in hosts {
-        match host.split_once("://") {
-            Some(("unix", path)) if path.starts_with('/') => listeners.push(bind(Path::new(path), gid)?),
-            Some(("unix", path)) => bail!("{host}: {path:?} is not an absolute path"),
-            Some(("fd", "")) => listeners.extend(passed()?),
-            Some(("tcp", _)) => bail!(
-                "{host}: the API is not served over TCP, because whoever reaches it is root here; use unix:// and \
-                 let clients come by ssh"
-            ),
-            _ => bail!("{host}: expected unix://PATH or fd://"),
+        match host {
+            Host::Unix(path) => listeners.push(bind(path, gid)?),
+            Host::Passed => listeners.extend(passed()?),
+            Host::Tcp(address) => listeners.push(bind_tcp(*address, tls)?),
         }
     }
     Ok(listeners)
+}
+
+fn bind_tcp(address: SocketAddr, tls: Option<&Arc<Tls>>) -> Result<Listener> {
+    let context = || format!("listening on tcp://{address}");
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = socket.with_context(context)?;
+    socket.set_reuseaddr(true).and_then(|()| socket.bind(address)).with_context(context)?;
+    let socket: TcpListener = socket.listen(BACKLOG).with_context(context)?;
+    let bound = socket.local_addr().with_context(context)?;
+    if tls.is_none() {
+        tracing::warn!("tcp://{bound} is served without TLS: every user of this machine is root through it");
+    }
+    Ok(Listener {
+        door: Door::Tcp(socket, tls.cloned()),
+        guard: PathGuard(None),
+        name: format!("tcp://{bound}"),
+    })
 }
 
 fn bind(path: &Path, gid: Option<u32>) -> Result<Listener> {
@@ -62,7 +85,8 @@ fn bind(path: &Path, gid: Option<u32>) -> Result<Listener> {
     // Until here the umask keeps everyone but the owner out.
     chown(path, None, gid).with_context(context)?;
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)).with_context(context)?;
-    Ok(Listener { socket: adopt(socket).with_context(context)?, guard, name: path.display().to_string() })
+    let door = Door::Unix(adopt(socket).with_context(context)?);
+    Ok(Listener { door, guard, name: path.display().to_string() })
 }
 
 /// Removes a socket that a dead engine left.
@@ -115,7 +139,8 @@ fn from_passed(number: i32) -> Result<Listener> {
     let name =
         address.as_pathname().map_or_else(|| format!("fd {number}"), |path| path.display().to_string());
     // The path stays: it is the service manager's.
-    Ok(Listener { socket: adopt(socket).with_context(context)?, guard: PathGuard(None), name })
+    let door = Door::Unix(adopt(socket).with_context(context)?);
+    Ok(Listener { door, guard: PathGuard(None), name })
 }
 
 /// An owned duplicate of a descriptor that is only known by its number.
@@ -171,8 +196,12 @@ fn find_group(groups: &str, name: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn hosts(path: &Path) -> Vec<String> {
-        vec![format!("unix://{}", path.display())]
+    fn hosts(path: &Path) -> Vec<Host> {
+        vec![Host::Unix(path.to_path_buf())]
+    }
+
+    fn open(hosts: &[Host], group: Option<&str>) -> Result<Vec<Listener>> {
+        super::open(hosts, group, None)
     }
 
     #[tokio::test]
@@ -215,16 +244,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tcp_and_nonsense_are_refused() {
-        for (host, wanted) in [
-            ("tcp://0.0.0.0:2375", "not served over TCP"),
-            ("unix://relative", "not an absolute path"),
-            ("fd://", "no sockets were passed"),
-            ("/run/x.sock", "expected unix://PATH"),
-        ] {
-            let message = open(&[host.to_owned()], None).err().unwrap().to_string();
-            assert!(message.contains(wanted), "{message}");
-        }
+    async fn nothing_is_passed_to_a_process_that_was_not_activated() {
+        let message = open(&[Host::Passed], None).err().unwrap().to_string();
+        assert!(message.contains("no sockets were passed"), "{message}");
     }
 
     #[test]

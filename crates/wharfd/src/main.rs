@@ -6,27 +6,31 @@
 //! comes early waits instead of failing. End: no new connections, answers that have begun end, the engine shuts down,
 //! sockets and pid file go. Containers live on unless live restore is off. A `kill -9` at any point leaves nothing but
 //! a stale socket and pid file, which the next start replaces.
+//!
+//! SIGHUP reads the settings file and the certificates again. What can change while the engine runs does so, all of it or
+//! nothing; the rest needs a restart.
 
 mod listen;
 mod lock;
 mod logging;
 mod notify;
 mod pidfile;
+mod reload;
 mod settings;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use rustix::fs::Mode;
 use rustix::process::{Resource, getrlimit, setrlimit, umask};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use wharf_engine::{Engine, EngineConfig};
 use wharf_registry_server::Embedded;
+use wharf_server::{Authorization, Tls};
 
 use crate::listen::Listener;
 use crate::settings::{Flags, Settings};
@@ -35,13 +39,15 @@ use crate::settings::{Flags, Settings};
 const WORKERS: usize = 2;
 /// How long it must be quiet before memory is given back.
 const QUIET: Duration = Duration::from_secs(5);
+/// What the end of the engine takes beside stopping containers.
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(12);
 /// The first descriptor after the standard streams.
 const FIRST_DESCRIPTOR: u32 = 3;
 /// Threads for kernel and disk work at the most; idle ones end.
 const BLOCKING_THREADS: usize = 64;
 
 fn main() -> ExitCode {
-    match run(Flags::parse()) {
+    match Flags::read().and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
@@ -56,12 +62,11 @@ fn report(error: &anyhow::Error) {
 }
 
 fn run(flags: Flags) -> Result<()> {
-    let validate = flags.validate;
-    let settings = Settings::load(flags)?;
-    if validate {
+    let settings = Settings::load(&flags)?;
+    if flags.validate {
         return say_valid();
     }
-    logging::start(settings.log_level);
+    let log = logging::start(&settings);
     // Sockets that a service manager passed are this process's, not its shims'.
     wharf_linux::process::close_on_exec_from(FIRST_DESCRIPTOR).context("closing descriptors at exec")?;
     // Files are made with the modes that are asked for, whatever the parent had.
@@ -76,7 +81,7 @@ fn run(flags: Flags) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(serve(settings))
+    runtime.block_on(serve(flags, settings, log))
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of --validate")]
@@ -85,22 +90,26 @@ fn say_valid() -> Result<()> {
     Ok(())
 }
 
-async fn serve(settings: Settings) -> Result<()> {
-    let mut stop = Stop::new()?;
-    let listeners = listen::open(&settings.hosts, settings.group.as_deref())?;
+async fn serve(flags: Flags, settings: Settings, log: logging::Log) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let tls = settings.tls.clone().map(Tls::open).transpose().context("setting up TLS")?;
+    let listeners = listen::open(&settings.hosts, settings.group.as_deref(), tls.as_ref())?;
+    let authorization = Authorization::default();
+    let plugins = settings.exec_root.join("plugins");
+    authorization.set(&settings.authorization_plugins, &plugins).await?;
     let engine = Engine::open(engine_config(&settings)?).await.context("opening the engine")?;
 
     let ended = Arc::new(Notify::new());
     let (closing, closed) = watch::channel(());
     let mut servers = tokio::task::JoinSet::new();
     let mut sockets = Vec::new();
-    for Listener { socket, guard, name } in listeners {
+    for Listener { door, guard, name } in listeners {
         let mut closed = closed.clone();
         let until = async move {
             let _sender_gone = closed.changed().await;
         };
-        let router = wharf_server::router(engine.clone());
-        servers.spawn(wharf_server::serve(socket, router, ended.clone(), until));
+        let router = wharf_server::router(engine.clone(), authorization.clone());
+        servers.spawn(wharf_server::serve(door, router, ended.clone(), until));
         tracing::info!("API listen on {name}");
         sockets.push(guard);
     }
@@ -115,7 +124,15 @@ async fn serve(settings: Settings) -> Result<()> {
     notify::ready();
     let slimming = tokio::spawn(slim_when_quiet(ended));
 
-    let reason = stop.next().await;
+    let shutdown_timeout = Mutex::new(settings.shutdown_timeout);
+    let reload =
+        reload::Reload { flags, log, tls, authorization, plugins, engine: engine.clone(), shutdown_timeout };
+    let reason = loop {
+        match signals.next().await {
+            Heard::Reload => reload.run().await,
+            Heard::End(reason) => break reason,
+        }
+    };
     tracing::info!("{reason}: shutting down");
     slimming.abort();
     notify::stopping();
@@ -123,11 +140,18 @@ async fn serve(settings: Settings) -> Result<()> {
         let _nobody_listens = closing.send(());
         while servers.join_next().await.is_some() {}
         drop(sockets);
-        engine.shutdown().await;
+        match reload.shutdown_timeout() {
+            None => engine.shutdown().await,
+            Some(limit) => {
+                if tokio::time::timeout(limit + SHUTDOWN_MARGIN, engine.shutdown()).await.is_err() {
+                    tracing::warn!("containers did not stop in {limit:?}: leaving them");
+                }
+            }
+        }
     };
     tokio::select! {
         () = end => tracing::info!("shut down"),
-        reason = stop.next() => tracing::warn!("{reason}: leaving at once"),
+        reason = signals.end() => tracing::warn!("{reason}: leaving at once"),
     }
     Ok(())
 }
@@ -143,14 +167,22 @@ async fn slim_when_quiet(ended: Arc<Notify>) {
     }
 }
 
-/// The signals that end the daemon.
-struct Stop {
+/// The signals the daemon listens to.
+struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
 }
 
-impl Stop {
+/// What a signal means.
+enum Heard {
+    /// The settings have changed.
+    Reload,
+    /// The end, and the signal's name.
+    End(&'static str),
+}
+
+impl Signals {
     fn new() -> Result<Self> {
         let listen = |kind| signal(kind).context("listening to signals");
         Ok(Self {
@@ -160,15 +192,19 @@ impl Stop {
         })
     }
 
+    async fn next(&mut self) -> Heard {
+        tokio::select! {
+            _ = self.terminate.recv() => Heard::End("SIGTERM"),
+            _ = self.interrupt.recv() => Heard::End("SIGINT"),
+            _ = self.hangup.recv() => Heard::Reload,
+        }
+    }
+
     /// The next signal that means the end.
-    async fn next(&mut self) -> &'static str {
+    async fn end(&mut self) -> &'static str {
         loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP: settings are read at start only; restart to apply changes");
-                }
+            if let Heard::End(reason) = self.next().await {
+                return reason;
             }
         }
     }
@@ -184,13 +220,11 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig> {
         debug: settings.debug,
         bridge: settings.bridge.clone(),
         subnet: settings.bip.clone(),
-        registries: wharf_registry::Config {
-            insecure: settings.insecure_registries.clone(),
-            mirrors: settings.registry_mirrors.clone(),
-            ..wharf_registry::Config::default()
-        },
+        registries: settings.registries.clone(),
         transfers: settings.transfers,
         image_budget: settings.image_budget,
+        labels: settings.labels.clone(),
+        defaults: settings.defaults.clone(),
     })
 }
 

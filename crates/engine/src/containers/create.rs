@@ -42,6 +42,7 @@ impl Engine {
         let image = self.inner.images.resolve(&spec.image)?;
         let foreign = check_platform(&spec, &image)?;
         let mut spec = merge(spec, &image);
+        self.live().config.defaults.apply(&mut spec.host);
         let mut warnings = self.check(&mut spec)?;
         warnings.extend(foreign);
         let id = ContainerId::from_bytes(random_id()?);

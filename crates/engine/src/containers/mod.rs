@@ -52,7 +52,6 @@ use tokio::sync::watch;
 use wharf_image::Images;
 use wharf_model::{ContainerId, Event};
 use wharf_net::{Network, NetworkConfig};
-use wharf_registry::Client;
 use wharf_shim::protocol::Purpose;
 use wharf_shim::spool::Position;
 use wharf_state::Database;
@@ -70,6 +69,7 @@ use crate::blocking::blocking;
 use crate::events::Bus;
 use crate::exec::Execs;
 use crate::link::Link;
+use crate::live::Live;
 use crate::session::Followers;
 use crate::why::{self, Endings};
 use crate::{EngineConfig, Error, Result};
@@ -90,8 +90,8 @@ pub(crate) struct Inner {
     pub(crate) opened: Timestamp,
     pub(crate) db: Database,
     pub(crate) images: Images,
-    /// The way to registries.
-    pub(crate) registries: Client,
+    /// The settings that may change.
+    pub(crate) live: Live,
     pub(crate) network: Network,
     pub(crate) events: Bus,
     pub(crate) containers: Table,
@@ -204,7 +204,7 @@ impl Engine {
         let options =
             wharf_image::Options { layers: config.layers, transfers: config.transfers, ..Default::default() };
         let images = Images::open_with(&config.data_root, db.clone(), options)?;
-        let registries = Client::new(config.registries.clone())?;
+        let live = Live::new(config.clone())?;
         let subnet = match &config.subnet {
             Some(text) => Some(text.parse().map_err(|_| {
                 Error::Invalid(format!(
@@ -234,7 +234,7 @@ impl Engine {
                 opened: Timestamp::now(),
                 db,
                 images,
-                registries,
+                live,
                 network,
                 events: Bus::new(),
                 containers: Table::default(),
@@ -249,7 +249,7 @@ impl Engine {
 
     /// Ends the engine's work: with live restore the containers go on, otherwise they are stopped first.
     pub async fn shutdown(&self) {
-        if !self.inner.config.live_restore {
+        if !self.live().config.live_restore {
             let running = self.inner.containers.all();
             let stops = running.into_iter().filter(|container| container.record().is_running()).map(|container| async move {
                 if let Err(error) = self.stop(&container, None, None, Purpose::Shutdown).await {

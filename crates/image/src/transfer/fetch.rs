@@ -56,7 +56,7 @@ pub(super) async fn layer(
         board.layer(&id, LayerState::Exists);
         return Ok(Fetched::Stored(row));
     }
-    let turn = Arc::clone(&inner.transfers.downloads).acquire_owned().await;
+    let turn = inner.transfers.turns().downloads.acquire_owned().await;
     let guard = Arc::new((guard, turn));
     let (first, resumed) = attempt(inner, repository, blob, board, Arc::clone(&guard)).await;
     let layer = match first {

@@ -53,21 +53,44 @@ impl Default for Concurrency {
 /// What transfers of one store share.
 #[derive(Debug)]
 pub(crate) struct Transfers {
-    downloads: Arc<Semaphore>,
-    uploads: Arc<Semaphore>,
+    /// Exchanged as a whole when the limits change; what is under way keeps its place in the old ones.
+    turns: Mutex<Turns>,
     /// One download of a digest at a time.
     digests: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     pulls: Mutex<HashMap<PullRequest, Weak<Job<Pulled>>>>,
 }
 
-impl Transfers {
-    pub(crate) fn new(concurrency: Concurrency) -> Self {
+/// Who may fetch and push a layer now.
+#[derive(Debug, Clone)]
+struct Turns {
+    downloads: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+}
+
+impl Turns {
+    fn new(concurrency: Concurrency) -> Self {
         Self {
             downloads: Arc::new(Semaphore::new(concurrency.downloads.max(1))),
             uploads: Arc::new(Semaphore::new(concurrency.uploads.max(1))),
+        }
+    }
+}
+
+impl Transfers {
+    pub(crate) fn new(concurrency: Concurrency) -> Self {
+        Self {
+            turns: Mutex::new(Turns::new(concurrency)),
             digests: Mutex::default(),
             pulls: Mutex::default(),
         }
+    }
+
+    pub(crate) fn set_concurrency(&self, concurrency: Concurrency) {
+        *self.turns.lock().unwrap_or_else(PoisonError::into_inner) = Turns::new(concurrency);
+    }
+
+    fn turns(&self) -> Turns {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The right to download a digest.

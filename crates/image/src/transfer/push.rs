@@ -121,7 +121,7 @@ impl Inner {
     }
 
     async fn push_layer(&self, repository: &Repository, layer: &OutgoingLayer, board: &Board) -> Result<()> {
-        let _turn = self.transfers.uploads.acquire().await;
+        let _turn = self.transfers.turns().uploads.acquire_owned().await;
         let source = StoredBlob { path: self.store.path(&layer.blob.digest) };
         let total = layer.blob.size;
         let mut on = |done: u64| board.layer(&layer.id, LayerState::Pushing(done, total));

@@ -108,7 +108,8 @@ pub(crate) fn to_info(view: SystemView) -> SystemInfo {
         ncpu: Some(view.cpus.into()),
         mem_total: Some(size(view.memory)),
         index_server_address: Some("https://index.docker.io/v1/".to_owned()),
-        registry_config: Some(registries()),
+        registry_config: Some(registries(view.insecure_registries, view.registry_mirrors)),
+        labels: Some(view.labels),
         name: Some(view.hostname),
         server_version: Some(VERSION.to_owned()),
         runtimes: Some(HashMap::from([(
@@ -128,17 +129,24 @@ pub(crate) fn to_info(view: SystemView) -> SystemInfo {
     }
 }
 
-fn registries() -> RegistryServiceConfig {
-    let docker = IndexInfo {
-        name: Some("docker.io".to_owned()),
-        mirrors: Some(Vec::new()),
-        secure: Some(true),
-        official: Some(true),
+fn registries(insecure: Vec<String>, mirrors: Vec<String>) -> RegistryServiceConfig {
+    let entry = |name: &str, mirrors: Vec<String>, secure: bool| IndexInfo {
+        name: Some(name.to_owned()),
+        mirrors: Some(mirrors),
+        secure: Some(secure),
+        official: Some(name == "docker.io"),
     };
+    let (ranges, hosts): (Vec<String>, Vec<String>) =
+        insecure.into_iter().partition(|registry| registry.contains('/'));
+    let mut indexes: HashMap<String, IndexInfo> =
+        hosts.into_iter().map(|host| (host.clone(), entry(&host, Vec::new(), false))).collect();
+    indexes.insert("docker.io".to_owned(), entry("docker.io", mirrors.clone(), true));
+    let mut cidrs = vec!["::1/128".to_owned(), "127.0.0.0/8".to_owned()];
+    cidrs.extend(ranges);
     RegistryServiceConfig {
-        insecure_registry_cidrs: Some(vec!["::1/128".to_owned(), "127.0.0.0/8".to_owned()]),
-        index_configs: Some(HashMap::from([("docker.io".to_owned(), docker)])),
-        mirrors: None,
+        insecure_registry_cidrs: Some(cidrs),
+        index_configs: Some(indexes),
+        mirrors: (!mirrors.is_empty()).then_some(mirrors),
     }
 }
 

@@ -1,0 +1,156 @@
+//! A client's connection, whatever it came over.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_rustls::server::TlsStream;
+
+/// The bytes of a connection, and its place among the connections there may be: the place is free when the last who
+/// uses the bytes has let go, which after an upgrade is no longer the HTTP server.
+pub(crate) struct Stream {
+    wire: Wire,
+    _place: OwnedSemaphorePermit,
+}
+
+pub(crate) enum Wire {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub(crate) fn new(wire: Wire, place: OwnedSemaphorePermit) -> Self {
+        Self { wire, _place: place }
+    }
+
+    /// Something that notices when the client has gone altogether.
+    pub(crate) fn watch(&self) -> io::Result<Watch> {
+        Watch::new(&self.wire)
+    }
+}
+
+macro_rules! on_wire {
+    ($self:expr, $inner:ident => $call:expr) => {
+        match &mut $self.get_mut().wire {
+            Wire::Unix($inner) => $call,
+            Wire::Tcp($inner) => $call,
+            Wire::Tls($inner) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        on_wire!(self, inner => Pin::new(inner).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        on_wire!(self, inner => Pin::new(inner).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_wire!(self, inner => Pin::new(inner).poll_write_vectored(cx, bytes))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.wire {
+            Wire::Unix(inner) => inner.is_write_vectored(),
+            Wire::Tcp(inner) => inner.is_write_vectored(),
+            Wire::Tls(inner) => inner.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_wire!(self, inner => Pin::new(inner).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_wire!(self, inner => Pin::new(inner).poll_shutdown(cx))
+    }
+}
+
+/// Notices that the client has gone altogether.
+///
+/// A client that only closed its sending side still wants output, so the end of its input is not enough to tell: the
+/// socket has to report that both directions are closed. Under TLS the sending side is closed by a record, and the
+/// socket's own end means that the client has gone.
+///
+/// It has a second descriptor of the same socket, because watching clears the readiness that the writer goes by.
+pub(crate) enum Watch {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+    Tls(TcpStream),
+}
+
+impl Watch {
+    fn new(wire: &Wire) -> io::Result<Self> {
+        Ok(match wire {
+            Wire::Unix(stream) => Self::Unix(UnixStream::from_std(twin(stream)?.into())?),
+            Wire::Tcp(stream) => Self::Tcp(TcpStream::from_std(twin(stream)?.into())?),
+            Wire::Tls(stream) => Self::Tls(TcpStream::from_std(twin(stream.get_ref().0)?.into())?),
+        })
+    }
+
+    /// Ends when the client has gone, or when that cannot be known.
+    pub(crate) async fn gone(self) {
+        let again = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        loop {
+            let ready = match &self {
+                Self::Unix(socket) => socket.ready(Interest::WRITABLE).await,
+                Self::Tcp(socket) => socket.ready(Interest::WRITABLE).await,
+                Self::Tls(socket) => socket.ready(Interest::READABLE).await,
+            };
+            let Ok(ready) = ready else { return };
+            if ready.is_write_closed() || (ready.is_read_closed() && matches!(self, Self::Tls(_))) {
+                return;
+            }
+            let _cleared = match &self {
+                Self::Unix(socket) => socket.try_io(Interest::WRITABLE, again),
+                Self::Tcp(socket) => socket.try_io(Interest::WRITABLE, again),
+                Self::Tls(socket) => socket.try_io(Interest::READABLE, again),
+            };
+        }
+    }
+}
+
+fn twin(socket: &impl AsFd) -> io::Result<OwnedFd> {
+    socket.as_fd().try_clone_to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_half_closed_client_is_not_gone() {
+        let (server, mut client) = UnixStream::pair().unwrap();
+        let mut wire = Wire::Unix(server);
+        let gone = Watch::new(&wire).unwrap().gone();
+        tokio::pin!(gone);
+        client.shutdown().await.unwrap();
+        // The end of its input arrives, and is no reason to think it gone.
+        if let Wire::Unix(server) = &mut wire {
+            assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+        }
+        tokio::select! {
+            biased;
+            () = &mut gone => panic!("the client can still read"),
+            () = std::future::ready(()) => {}
+        }
+        drop(client);
+        gone.await;
+    }
+}
