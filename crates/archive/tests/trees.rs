@@ -130,16 +130,30 @@ fn cp_05_a_hostile_stream_stays_in_the_destination() {
     fs::create_dir(&to).unwrap();
     extracted(&stream(&[("/etc/file", file())]), &to, &client()).unwrap();
     assert!(to.join("etc/file").exists());
-    // Through a link that is replaced by a file, nothing is written to its target.
-    symlink(&canary, to.join("x")).unwrap();
-    extracted(&stream(&[("x", file())]), &to, &client()).unwrap();
-    assert_eq!(fs::read_to_string(&canary).unwrap(), "canary");
-    // A hard link of the user's own is replaced, not written through (CP-03).
-    fs::hard_link(&canary, to.join("y")).unwrap();
+}
+
+#[test]
+fn cp_03_what_is_beside_the_destination_keeps_its_metadata() {
+    let base = tempfile::tempdir().unwrap();
+    let (canary, to) = (base.path().join("canary"), base.path().join("to"));
+    fs::create_dir(&to).unwrap();
+    fs::write(&canary, "canary").unwrap();
     fs::set_permissions(&canary, PermissionsExt::from_mode(0o600)).unwrap();
-    extracted(&stream(&[("y", file())]), &to, &client()).unwrap();
+    let look = |path: &Path| {
+        let meta = fs::metadata(path).unwrap();
+        (meta.mode(), meta.uid(), meta.gid(), meta.mtime(), meta.mtime_nsec())
+    };
+    let (file_before, base_before) = (look(&canary), look(base.path()));
+    // A link is replaced by the file, a hard link of the user's own too, and the mode, owner and times are the new file's.
+    symlink(&canary, to.join("x")).unwrap();
+    fs::hard_link(&canary, to.join("y")).unwrap();
+    symlink(base.path(), to.join("z")).unwrap();
+    extracted(&stream(&[("x", file()), ("y", file())]), &to, &client()).unwrap();
+    let free = Options { keep_types: false, ..client() };
+    extracted(&stream(&[("z", Kind::Directory)]), &to, &free).unwrap();
     assert_eq!(fs::read_to_string(&canary).unwrap(), "canary");
-    assert_eq!(fs::metadata(&canary).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(look(&canary), file_before);
+    assert_eq!(look(base.path()), base_before);
 }
 
 #[test]
