@@ -148,12 +148,14 @@ fn cp_03_what_is_beside_the_destination_keeps_its_metadata() {
     symlink(&canary, to.join("x")).unwrap();
     fs::hard_link(&canary, to.join("y")).unwrap();
     symlink(base.path(), to.join("z")).unwrap();
-    extracted(&stream(&[("x", file()), ("y", file())]), &to, &client()).unwrap();
     let free = Options { keep_types: false, ..client() };
-    extracted(&stream(&[("z", Kind::Directory)]), &to, &free).unwrap();
-    assert_eq!(fs::read_to_string(&canary).unwrap(), "canary");
-    assert_eq!(look(&canary), file_before);
-    assert_eq!(look(base.path()), base_before);
+    for (name, kind) in [("x", file()), ("y", file()), ("z", Kind::Directory)] {
+        let result = extracted(&stream(&[(name, kind)]), &to, &free);
+        assert_eq!(fs::read_to_string(&canary).unwrap(), "canary", "{name}");
+        assert_eq!(look(&canary), file_before, "{name}");
+        assert_eq!(look(base.path()), base_before, "{name}");
+        result.unwrap();
+    }
 }
 
 #[test]
