@@ -177,3 +177,37 @@ fn cp_06_special_files_never_block() {
     let listed = limited("docker cp special:/s - | tar -tv | cut -c1 | sort | uniq | tr -d '\\n'").stdout;
     assert_eq!(listed, "bcdlp");
 }
+
+#[test]
+fn en_09_an_export_has_nothing_from_behind_swapped_links() {
+    let engine = Engine::with_image();
+    let (cli, canary) = (engine.wharf(), Canary::new());
+    // Directories with something in them, so that a packer has time to be led astray.
+    let swap = format!(
+        "for i in 1 2 3 4 5 6 7 8 9; do mkdir -p /s/r$i/a/b; echo inside > /s/r$i/f; done; touch /ready; \
+         while :; do for i in 1 2 3 4 5 6 7 8 9; do mv /s/r$i /s/x; ln -s {0} /s/r$i; rm /s/r$i; ln -s /../../..{0} /s/r$i; \
+         rm /s/r$i; mv /s/x /s/r$i; done; done",
+        canary.path()
+    );
+    cli.ok(&["run", "-d", "--name", "swap", "box", "sh", "-c", &swap]);
+    wharf_testkit::wait_until("the swapping begins", wharf_testkit::PATIENCE, || {
+        cli.run(&["exec", "swap", "test", "-e", "/ready"]).code == 0
+    });
+    let until = Instant::now() + Duration::from_secs(3);
+    let mut exports = 0_u32;
+    while Instant::now() < until || exports == 0 {
+        // A file that is gone between its name and its content may break the export off; it must not be another's.
+        for command in ["docker export swap", "docker cp swap:/s -"] {
+            let found = cli.shell(&format!("{command} | grep -acF \"{SECRET}\""), &[]);
+            assert_eq!(found.stdout.trim(), "0", "`{command}` has a file of the host");
+        }
+        exports += 1;
+        canary.check();
+    }
+    // What a hostile archive would leave outside, an import of it must not: it becomes a layer and stays one.
+    let mut tar = wharf_testkit::image::Tar::new();
+    tar.link("out", canary.path());
+    tar.file("out/f", 0o644, b"from the archive");
+    let _refused_or_inside = cli.run_with_input(&["import", "-", "hostile:1"], &tar.finish());
+    canary.check();
+}

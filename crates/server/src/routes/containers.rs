@@ -12,7 +12,7 @@ use wharf_api::version::ApiVersion;
 use wharf_engine::{Engine, ListOptions};
 
 use crate::convert::{create, filled, inspect, size, summary, update};
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::request::{Json, JsonOrDefault, Query, Version};
 use crate::shape::Shaped;
 use crate::{adapt, response, shapes};
@@ -80,7 +80,12 @@ async fn top(State(engine): State<Engine>, Path(name): Path<String>, query: Quer
     Ok(response::ok(&document))
 }
 
-async fn start(State(engine): State<Engine>, Path(name): Path<String>) -> Result<Response> {
+async fn start(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+    if ["checkpoint", "checkpoint-dir"].iter().any(|key| query.text(key).is_some_and(|text| !text.is_empty()))
+    {
+        // Nothing is ever restored here; starting anew instead would be a lie (EN-12).
+        return Err(Failure::invalid("checkpoint is only supported in experimental mode"));
+    }
     engine.start_container(&name).await?;
     Ok(response::no_content())
 }
