@@ -1,8 +1,6 @@
 //! Copying in and out of containers that do not want the best: rows CP-01 to CP-06. What needs no hostile container is in
 //! the recorded session `archive`, what needs no container in the tests of `wharf-archive`.
 
-#![expect(clippy::print_stdout, reason = "how often it was tried is said")]
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
