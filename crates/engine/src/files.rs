@@ -47,12 +47,17 @@ fn hosts(record: &Record, address: Option<Ipv4Addr>, gateway: Option<Ipv4Addr>) 
             .to_owned()
     };
     for entry in &spec.host.extra_hosts {
-        let (name, wanted) = entry.split_once([':', '=']).unwrap_or((entry, ""));
+        let (name, wanted) = entry.split_once(':').unwrap_or((entry, ""));
         let wanted = wanted.trim_matches(['[', ']']);
         match (wanted, gateway) {
             ("host-gateway", Some(gateway)) => text.push_str(&format!("{gateway}\t{name}\n")),
             ("host-gateway", None) => {}
             _ => text.push_str(&format!("{wanted}\t{name}\n")),
+        }
+    }
+    for link in &record.links {
+        if let Some(address) = link.address {
+            text.push_str(&format!("{address}\t{}\n", link.names.join(" ")));
         }
     }
     if let Some(address) = address {

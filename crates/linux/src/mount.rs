@@ -105,6 +105,29 @@ pub fn clone_tree<P: Arg>(dir: impl AsFd, path: P, recursive: bool) -> io::Resul
     Ok(rustix::mount::open_tree(dir, path, flags)?)
 }
 
+/// Clones one mount as another process sees it, which that process's mount namespace alone allows. No link is followed:
+/// the other side may be hostile. The calling thread must be its process's only one; it is back in its own namespace
+/// and directory unless this fails with an error it should end for.
+pub fn clone_tree_of(process: impl AsFd, path: &std::path::Path) -> io::Result<OwnedFd> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+    let open = |dir: BorrowedFd<'_>, path: &str, flags: OFlags| {
+        openat(dir, path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from)
+    };
+    let ours = open(CWD, "/proc/thread-self/ns/mnt", OFlags::RDONLY)?;
+    let theirs = open(process.as_fd(), "ns/mnt", OFlags::RDONLY)?;
+    let root = open(CWD, "/", OFlags::PATH | OFlags::DIRECTORY)?;
+    let place = open(CWD, ".", OFlags::PATH | OFlags::DIRECTORY)?;
+    crate::namespace::join(&theirs, crate::namespace::Namespaces::MOUNT)?;
+    let links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let found = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), links);
+    let tree = found.map_err(io::Error::from).and_then(|found| clone_tree(found, c"", false));
+    crate::namespace::join(&ours, crate::namespace::Namespaces::MOUNT)?;
+    rustix::process::fchdir(&root)?;
+    rustix::process::chroot(c".")?;
+    rustix::process::fchdir(&place)?;
+    tree
+}
+
 /// Sets and clears attributes of a mount, and of all below it if `recursive`.
 pub fn set_attributes(
     tree: impl AsFd,

@@ -59,6 +59,12 @@ pub struct ContainerSpec {
     pub ipv4_address: Option<std::net::Ipv4Addr>,
     /// `os/architecture[/variant]` asked for.
     pub platform: Option<String>,
+    /// No network at all, whatever the network mode says.
+    pub network_disabled: bool,
+    /// The shell of the image's shell form; shown by inspect and kept by commit.
+    pub shell: Vec<String>,
+    /// Triggers of a build; shown by inspect.
+    pub on_build: Vec<String>,
     /// What the host gives to it.
     pub host: HostSpec,
 }
@@ -123,7 +129,7 @@ pub struct HostSpec {
     pub cap_drop: Vec<String>,
     /// All devices, all capabilities, no filters.
     pub privileged: bool,
-    /// `seccomp=…`, `no-new-privileges`, `apparmor=…`, `label=…`, `systempaths=unconfined`.
+    /// `seccomp=…`, `no-new-privileges`, `apparmor=…`, `label=…`.
     pub security_opt: Vec<String>,
     /// Read-only root file system.
     pub readonly_rootfs: bool,
@@ -155,6 +161,12 @@ pub struct HostSpec {
     pub devices: Vec<DeviceMapping>,
     /// `c 1:3 rwm` rules.
     pub device_cgroup_rules: Vec<String>,
+    /// Devices that a driver knows: those of the container device interface, graphics processors.
+    pub device_requests: Vec<DeviceRequest>,
+    /// Isolation; on Linux there is one, `default`.
+    pub isolation: String,
+    /// Shown by inspect; without meaning since control groups have namespaces.
+    pub cgroup: String,
     /// Memory limit in bytes; 0 for none.
     pub memory: i64,
     /// Memory plus swap in bytes; -1 unlimited, 0 for the default.
@@ -290,6 +302,22 @@ pub struct DeviceMapping {
     pub path_in_container: String,
     /// Any of `rwm`.
     pub permissions: String,
+}
+
+/// Devices to be found by a driver.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceRequest {
+    /// `cdi`, or empty for whichever driver has the capabilities.
+    pub driver: String,
+    /// How many; -1 for all.
+    pub count: i64,
+    /// Which ones.
+    pub device_ids: Vec<String>,
+    /// Alternatives of capabilities that must all be there.
+    pub capabilities: Vec<Vec<String>>,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
 }
 
 /// The kind of a structured mount.

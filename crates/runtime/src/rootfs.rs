@@ -37,9 +37,26 @@ pub(crate) fn capture<'a>(plan: &'a Plan, cgroup: &Cgroup, label: Option<&str>) 
     Ok(Captured { plan, tree, below })
 }
 
+/// `/proc/<pid>/root/…`, which can only be taken from that process's own mounts: the process, and the path there.
+fn foreign(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (pid, inside) = path.to_str()?.strip_prefix("/proc/")?.split_once("/root/")?;
+    let number = !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
+    number.then(|| (Path::new("/proc").join(pid), Path::new("/").join(inside)))
+}
+
 fn capture_bind(plan: &Plan, path: &Path, recursive: bool) -> Result<OwnedFd> {
     let failed = |e| Error::mount(&plan.target, format!("bind {}: {e}", path.display()));
-    let tree = mount::clone_tree(rustix::fs::CWD, path, recursive).map_err(failed)?;
+    let tree = match foreign(path) {
+        Some((process, inside)) => rustix::fs::open(
+            process,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(std::io::Error::from)
+        .and_then(|process| mount::clone_tree_of(process, &inside)),
+        None => mount::clone_tree(rustix::fs::CWD, path, recursive),
+    }
+    .map_err(failed)?;
     if !plan.set.is_empty() || !plan.clear.is_empty() {
         mount::set_attributes(&tree, plan.set, clear_bits(plan), false).map_err(failed)?;
     }

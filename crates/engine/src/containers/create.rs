@@ -6,11 +6,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use wharf_image::Image;
 use wharf_linux::{cgroup, hostfs};
-use wharf_model::network::{NetworkMode, Port};
-use wharf_model::spec::{Healthcheck, MountKind, RestartName, RestartPolicy};
+use wharf_model::network::Port;
+use wharf_model::spec::{Healthcheck, HostSpec, MountKind, RestartName, RestartPolicy};
 use wharf_model::{ContainerId, ContainerSpec, signal, user_paths};
 
-use super::{Container, Phase, Record, logopts, names, random_id, record};
+use super::{Container, Phase, Record, logopts, modes, names, random_id, record};
 use crate::blocking::blocking;
 use crate::{Engine, Error, Result, copy_up, spec};
 
@@ -39,6 +39,7 @@ impl Engine {
         if spec.image.is_empty() {
             return Err(Error::Invalid("no command specified".into()));
         }
+        modes::conflicts(&spec)?;
         let image = self.inner.images.resolve(&spec.image)?;
         let foreign = check_platform(&spec, &image)?;
         let mut spec = merge(spec, &image);
@@ -91,6 +92,7 @@ impl Engine {
         spec: ContainerSpec,
         image: &Image,
     ) -> Result<Arc<Container>> {
+        let links = self.resolve_links(&spec)?;
         let mounts = spec::mounts::resolve(self, &spec)?;
         hostfs::create_dir(&self.inner.config.containers_dir().join(id.as_str()), 0o710)?;
         let layers = self.inner.images.create_snapshot(id.as_str(), &image.id)?;
@@ -117,6 +119,7 @@ impl Engine {
             oom_kills: 0,
             ending: None,
             updating: false,
+            links,
         };
         record::insert(&self.inner.db, &record)?;
         Ok(Container::new(record))
@@ -158,59 +161,19 @@ impl Engine {
         }
         check_policy(policy)?;
         logopts::limits(&spec.host.log)?;
-        if !spec.host.links.is_empty() {
-            return Err(Error::NotImplemented(
-                "links are not implemented; put the containers on one network and use their names".into(),
+        if spec.host.annotations.contains_key("") {
+            return Err(Error::Invalid(
+                "invalid Annotations: the empty string is not permitted as an annotation key".into(),
             ));
         }
+        storage_options(&spec.host)?;
         if !matches!(spec.host.runtime.as_str(), "" | "wharf" | "runc" | "io.containerd.runc.v2") {
             return Err(Error::Invalid(format!("unknown or invalid runtime name: {}", spec.host.runtime)));
         }
-        check_identity(spec)?;
-        self.check_namespaces(spec)?;
+        modes::check_identity(spec)?;
+        self.check_modes(spec)?;
         spec::security::check(&spec.host)?;
         super::resources::check(&mut spec.host, false)
-    }
-
-    fn check_namespaces(&self, spec: &ContainerSpec) -> Result<()> {
-        match &spec.host.network_mode {
-            NetworkMode::Container(name) => drop(self.find(name)?),
-            // A network may be made between create and start; whether it is there is start's question.
-            NetworkMode::Named(_) => {}
-            mode if spec.ipv4_address.is_some() => {
-                return Err(Error::Invalid(format!(
-                    "invalid config for network {mode}: invalid endpoint settings:\n* user specified IP address is \
-                     supported on user defined networks only"
-                )));
-            }
-            NetworkMode::Bridge { .. } | NetworkMode::Host | NetworkMode::None => {}
-        }
-        for (kind, mode) in [("IPC", &spec.host.ipc_mode), ("PID", &spec.host.pid_mode)] {
-            if let Some(name) = mode.strip_prefix("container:") {
-                self.find(name)?;
-            } else if !matches!(mode.as_str(), "" | "private" | "host" | "shareable" | "none") {
-                return Err(Error::Invalid(format!("invalid {kind} mode: {mode}")));
-            }
-        }
-        if !matches!(spec.host.uts_mode.as_str(), "" | "host" | "private") {
-            return Err(Error::Invalid(format!("invalid UTS mode: {}", spec.host.uts_mode)));
-        }
-        if !matches!(spec.host.cgroupns_mode.as_str(), "" | "host" | "private") {
-            return Err(Error::Invalid(format!("invalid CgroupNS mode: {}", spec.host.cgroupns_mode)));
-        }
-        if !matches!(spec.host.userns_mode.as_str(), "" | "host") {
-            return Err(Error::Invalid(format!("invalid user namespace mode: {}", spec.host.userns_mode)));
-        }
-        for bindings in spec.host.port_bindings.values() {
-            for binding in bindings {
-                super::start::host_address(&binding.ip)?;
-                binding
-                    .port
-                    .parse::<wharf_net::HostPort>()
-                    .map_err(|_| Error::Invalid(format!("invalid port specification: {:?}", binding.port)))?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -260,41 +223,15 @@ fn check_platform(spec: &ContainerSpec, image: &Image) -> Result<Option<String>>
     }))
 }
 
-/// Names that end up in files the container reads must not carry line breaks or separators into them (RT-18).
-fn check_identity(spec: &ContainerSpec) -> Result<()> {
-    let host_name =
-        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-    if spec.hostname.len() > 64 || !host_name(&spec.hostname) {
-        return Err(Error::Invalid(format!("invalid hostname: {:?}", spec.hostname)));
+/// A quota of the writable layer, in Docker's words for a file system that has none: ours needs no such file system.
+fn storage_options(host: &HostSpec) -> Result<()> {
+    match host.storage_opt.keys().next() {
+        None => Ok(()),
+        Some(key) if key.eq_ignore_ascii_case("size") => Err(Error::System(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option".into(),
+        )),
+        Some(key) => Err(Error::System(format!("Unknown option {key}"))),
     }
-    if spec.domainname.len() > 64 || !host_name(&spec.domainname) {
-        return Err(Error::Invalid(format!("invalid domain name: {:?}", spec.domainname)));
-    }
-    if !spec.hostname.is_empty() && spec.host.uts_mode == "host" {
-        return Err(Error::Invalid("conflicting options: hostname and the UTS mode".into()));
-    }
-    if spec.user.bytes().any(|b| b.is_ascii_control()) {
-        return Err(Error::Invalid(format!("invalid user: {:?}", spec.user)));
-    }
-    for host in &spec.host.extra_hosts {
-        let (name, address) = host.split_once([':', '=']).unwrap_or((host, ""));
-        let known =
-            address == "host-gateway" || address.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
-        if name.is_empty() || !host_name(name) || !known {
-            return Err(Error::Invalid(format!("bad format for add-host: {host:?}")));
-        }
-    }
-    for server in &spec.host.dns {
-        if server.parse::<std::net::IpAddr>().is_err() {
-            return Err(Error::Invalid(format!("{server} is not an ip address")));
-        }
-    }
-    let lines = spec.host.dns_search.iter().chain(&spec.host.dns_options);
-    if let Some(bad) = lines.into_iter().find(|text| text.bytes().any(|b| b.is_ascii_control() || b == b' '))
-    {
-        return Err(Error::Invalid(format!("invalid DNS search domain or option: {bad:?}")));
-    }
-    Ok(())
 }
 
 /// Fills what the wishes leave open from the image's configuration, by Docker's rules.
@@ -359,8 +296,7 @@ fn normalise(mut spec: ContainerSpec) -> ContainerSpec {
         let private = !spec.host.privileged && matches!(cgroup::detect(), Ok(cgroup::Mode::V2));
         spec.host.cgroupns_mode = if private { "private" } else { "host" }.to_owned();
     }
-    let open =
-        spec.host.privileged || spec::options(&spec.host).is_ok_and(|options| options.unconfined_paths);
+    let open = spec.host.privileged;
     let readonly = || spec::security::READONLY_PATHS.iter().map(|path| (*path).to_owned()).collect();
     let masked = if open { Vec::new() } else { spec::security::masked_paths() };
     spec.host.masked_paths.get_or_insert(masked);
@@ -379,8 +315,9 @@ fn normalise(mut spec: ContainerSpec) -> ContainerSpec {
     spec
 }
 
-/// The value of a variable in `NAME=value` form; the last one wins.
-pub(crate) fn environment(spec: &ContainerSpec, hostname: &str) -> Vec<String> {
+/// The environment of a container's processes: Docker's own variables, those of linked containers, what was asked for. A
+/// function of the request, the image and the links alone (EN-13); the last value of a name wins.
+pub(crate) fn environment(spec: &ContainerSpec, hostname: &str, linked: &[String]) -> Vec<String> {
     let mut order: Vec<String> = Vec::new();
     let mut values: BTreeMap<String, String> = BTreeMap::new();
     let mut set = |name: &str, value: String| {
@@ -394,7 +331,7 @@ pub(crate) fn environment(spec: &ContainerSpec, hostname: &str) -> Vec<String> {
         set("TERM", "xterm".into());
     }
     let mut removed = Vec::new();
-    for variable in &spec.env {
+    for variable in linked.iter().chain(&spec.env) {
         match variable.split_once('=') {
             Some((name, value)) => set(name, value.to_owned()),
             None => removed.push(variable.clone()),
@@ -414,22 +351,7 @@ mod tests {
             env: vec!["A=1".into(), "PATH=/bin".into(), "HOSTNAME".into()],
             ..Default::default()
         };
-        assert_eq!(environment(&spec, "box"), ["PATH=/bin", "A=1"]);
-    }
-
-    #[test]
-    fn names_that_would_break_files_are_refused() {
-        let hosts = |host: &str| ContainerSpec {
-            host: wharf_model::spec::HostSpec { extra_hosts: vec![host.to_owned()], ..Default::default() },
-            ..Default::default()
-        };
-        check_identity(&hosts("a:10.0.0.1")).unwrap();
-        check_identity(&hosts("a:host-gateway")).unwrap();
-        check_identity(&hosts("a:[::1]")).unwrap();
-        for bad in ["a", "a:b", ":1.2.3.4", "a b:1.2.3.4", "a\n:1.2.3.4", "a:1.2.3.4\n127.0.0.1 x"] {
-            assert!(check_identity(&hosts(bad)).is_err(), "{bad:?}");
-        }
-        let hostname = ContainerSpec { hostname: "a\nb".into(), ..Default::default() };
-        assert!(check_identity(&hostname).is_err());
+        let linked = ["DB_PORT=tcp://10.0.0.2:1".to_owned(), "A=0".to_owned()];
+        assert_eq!(environment(&spec, "box", &linked), ["PATH=/bin", "DB_PORT=tcp://10.0.0.2:1", "A=1"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use wharf_model::network::Port;
+use wharf_model::network::{NetworkMode, Port};
 use wharf_model::spec::MountKind;
 
 use super::{Container, Phase};
@@ -38,7 +38,10 @@ impl Engine {
 
     /// A container as it is now, without sizes.
     pub(crate) fn view(&self, container: &Container) -> ContainerView {
-        let record = container.record().clone();
+        let mut record = container.record().clone();
+        if !record.spec.host.links.is_empty() {
+            record.spec.host.links = self.shown_links(&record);
+        }
         let command = record.command();
         let status = match record.phase {
             Phase::Created => Status::Created,
@@ -65,6 +68,12 @@ impl Engine {
             .collect();
         let directory = self.inner.config.containers_dir().join(record.id.as_str());
         let file = |name: &str| directory.join(name).display().to_string();
+        // Whoever joins a network has its names, too.
+        let named = match &record.spec.host.network_mode {
+            NetworkMode::Container(other) => self.inner.config.containers_dir().join(other),
+            _ => directory.clone(),
+        };
+        let shared = |name: &str| named.join(name).display().to_string();
         ContainerView {
             id: record.id.clone(),
             name: record.name.clone(),
@@ -88,9 +97,9 @@ impl Engine {
             restart_count: record.restart_count,
             execs: self.inner.execs.of_container(&record.id),
             log_path: file("log"),
-            resolv_conf_path: file("resolv.conf"),
-            hostname_path: file("hostname"),
-            hosts_path: file("hosts"),
+            resolv_conf_path: shared("resolv.conf"),
+            hostname_path: shared("hostname"),
+            hosts_path: shared("hosts"),
             size: None,
             spec: record.spec,
         }

@@ -96,6 +96,9 @@ pub(crate) struct Record {
     /// New limits are written down and not all of them may have reached the kernel.
     #[serde(default)]
     pub(crate) updating: bool,
+    /// Containers it was linked to at create.
+    #[serde(default)]
+    pub(crate) links: Vec<super::LinkRecord>,
 }
 
 impl Record {

@@ -18,6 +18,7 @@ use wharf_model::network::NetworkMode;
 use wharf_net::{Attached, EndpointRequest, HostPort, PortRequest};
 use wharf_shim::protocol::{Event, OverlayRoot, Reply, Request, ShimConfig, VERSION};
 
+use super::modes::Joined;
 use super::{Container, Phase, Record, logopts};
 use crate::blocking::blocking;
 use crate::child::{self, ShimProcess};
@@ -78,9 +79,11 @@ impl Engine {
     }
 
     async fn launch(&self, container: &Arc<Container>) -> Result<()> {
+        let joined = self.join(container)?;
+        self.refresh_links(container)?;
         let (engine, record) = (self.clone(), container.record().clone());
         let spawned = blocking(move || {
-            let (control, command) = engine.prepare(&record)?;
+            let (control, command) = engine.prepare(&record, joined)?;
             Ok((control, child::spawn(command)?))
         });
         let (control, child) = spawned.await?;
@@ -198,18 +201,20 @@ impl Engine {
     }
 
     /// Writes everything the shim reads; answers its configuration file and the command that runs it.
-    fn prepare(&self, record: &Record) -> Result<(OwnedFd, Command)> {
+    fn prepare(&self, record: &Record, joined: Joined) -> Result<(OwnedFd, Command)> {
         let config = &self.inner.config;
         let directory = config.containers_dir().join(record.id.as_str());
         let run_dir = config.run_dir().join(record.id.as_str());
         hostfs::remove_dir_all(&run_dir)?;
         hostfs::create_dir(&run_dir, 0o700)?;
         hostfs::create_dir_all(&directory.join("root"), 0o700)?;
-        files::write(&directory, record)?;
+        if joined.files.is_none() {
+            files::write(&directory, record)?;
+        }
         for mount in record.mounts.iter().filter(|mount| !mount.source.is_empty()) {
             self.check_source(mount)?;
         }
-        let around = self.surroundings(record, &directory)?;
+        let around = self.surroundings(record, &directory, joined);
         let spec = spec::build(record, &around)?;
         let json =
             |error: serde_json::Error| Error::System(format!("cannot encode the configuration: {error}"));
@@ -279,32 +284,14 @@ impl Engine {
         }
     }
 
-    fn surroundings<'a>(&self, record: &Record, directory: &'a std::path::Path) -> Result<Surroundings<'a>> {
-        let host = &record.spec.host;
-        let of = |name: &str, namespace: &str| -> Result<String> {
-            let other = self.find(name)?;
-            let pid = other.record().pid;
-            if pid == 0 {
-                return Err(Error::Conflict(format!(
-                    "cannot join the {namespace} namespace of a non running container: container {name} is not running"
-                )));
-            }
-            Ok(format!("/proc/{pid}/ns/{namespace}"))
-        };
-        let network = match &host.network_mode {
-            NetworkMode::Container(name) => Some(of(name, "net")?),
-            _ => None,
-        };
-        let join = |mode: &str, namespace: &str| {
-            mode.strip_prefix("container:").map(|name| of(name, namespace)).transpose()
-        };
-        Ok(Surroundings {
-            directory,
+    fn surroundings(&self, record: &Record, directory: &std::path::Path, joined: Joined) -> Surroundings {
+        Surroundings {
+            files: joined.files.unwrap_or_else(|| directory.to_path_buf()),
             cgroup: self.cgroup_path(record),
-            network,
-            ipc: join(&host.ipc_mode, "ipc")?,
-            pid: join(&host.pid_mode, "pid")?,
-        })
+            network: joined.network,
+            ipc: joined.ipc,
+            pid: joined.pid,
+        }
     }
 
     /// The container's cgroup.
@@ -321,6 +308,10 @@ impl Engine {
         let spec = &record.spec;
         let namespace = || hostfs::open(std::path::Path::new(&format!("/proc/{pid}/ns/net")));
         match spec.host.network_mode {
+            _ if spec.network_disabled => {
+                self.inner.network.loopback(namespace()?.as_fd())?;
+                return Ok(None);
+            }
             NetworkMode::Bridge { .. } => {}
             NetworkMode::Named(ref name) => {
                 return Err(Error::NotFound(format!(
@@ -355,6 +346,7 @@ impl Engine {
         let directory = self.inner.config.containers_dir().join(record.id.as_str());
         let (address, gateway) = (attached.endpoint.address, attached.endpoint.gateway);
         files::write_hosts(&directory, record, Some(address), Some(gateway))?;
+        self.tell_linked(&record.id, address);
         Ok(Some(attached))
     }
 

@@ -30,6 +30,14 @@ const ALLOWED: &[(LinuxDeviceType, Option<i64>, Option<i64>, &str)] = &[
 
 /// Devices to make and rules of the controller.
 pub(super) fn build(host: &HostSpec) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup>)> {
+    if let Some(request) = host.device_requests.first() {
+        let all = |set: &Vec<String>| format!("[{}]", set.join(" "));
+        return Err(Error::System(format!(
+            "could not select device driver {:?} with capabilities: [{}]",
+            request.driver,
+            request.capabilities.iter().map(all).collect::<Vec<_>>().join(" ")
+        )));
+    }
     if host.privileged {
         return Ok((every_device(), vec![rule(true, LinuxDeviceType::A, None, None, "rwm")?]));
     }
@@ -60,7 +68,7 @@ pub(super) fn build(host: &HostSpec) -> Result<(Vec<LinuxDevice>, Vec<LinuxDevic
 /// `c 1:3 rwm`, with `*` for any number.
 pub(super) fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup> {
     let invalid = || Error::Invalid(format!("invalid device cgroup rule format: '{text}'"));
-    let mut parts = text.split_ascii_whitespace();
+    let mut parts = text.split(' ');
     let (Some(kind), Some(numbers), Some(access), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -129,7 +137,7 @@ fn expand(mapping: &DeviceMapping) -> Result<Vec<(PathBuf, PathBuf)>> {
         inside => PathBuf::from(inside),
     };
     let found = std::fs::metadata(&host).map_err(|error| {
-        Error::Invalid(format!(
+        Error::System(format!(
             "error gathering device information while adding custom device \"{}\": {}",
             mapping.path_on_host,
             if error.kind() == std::io::ErrorKind::NotFound {

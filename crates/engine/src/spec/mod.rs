@@ -9,7 +9,7 @@ mod resources;
 mod seccomp;
 pub(crate) mod security;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder,
@@ -25,9 +25,9 @@ pub(crate) use seccomp::resolve as seccomp_profile;
 pub(crate) use security::{SeccompOption, capabilities, options};
 
 /// What the record does not say: paths and namespaces of this start.
-pub(crate) struct Surroundings<'a> {
-    /// The directory of the container's own files.
-    pub(crate) directory: &'a Path,
+pub(crate) struct Surroundings {
+    /// Where `hosts`, `hostname` and `resolv.conf` are: there, or with the container whose network is joined.
+    pub(crate) files: PathBuf,
     /// `/wharf/<id>` or below the parent asked for.
     pub(crate) cgroup: String,
     /// Network namespace to join instead of a new one.
@@ -39,7 +39,7 @@ pub(crate) struct Surroundings<'a> {
 }
 
 /// The configuration of one start.
-pub(crate) fn build(record: &Record, around: &Surroundings<'_>) -> Result<Spec> {
+pub(crate) fn build(record: &Record, around: &Surroundings) -> Result<Spec> {
     let host = &record.spec.host;
     let security = options(host)?;
     let (device_nodes, device_rules) = devices::build(host)?;
@@ -79,7 +79,12 @@ pub(crate) fn build(record: &Record, around: &Surroundings<'_>) -> Result<Spec> 
         spec = spec
             .annotations(host.annotations.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
     }
-    spec.build().map_err(invalid_spec)
+    let mut spec = spec.build().map_err(invalid_spec)?;
+    if host.uts_mode == "host" {
+        // The builder has a name of its own, which would rename the host.
+        spec.set_hostname(None).set_domainname(None);
+    }
+    Ok(spec)
 }
 
 /// A builder complained: a defect of ours, since everything was checked.
@@ -107,16 +112,23 @@ pub(crate) fn process(record: &Record) -> Result<oci_spec::runtime::Process> {
         // Docker's user string is resolved inside the container by the runtime.
         .user(UserBuilder::default().uid(0_u32).gid(0_u32).build().map_err(invalid_spec)?)
         .args(record.command())
-        .env(environment(spec, &hostname(record)))
+        .env(environment(spec, &hostname(record), &record.linked_environment()))
         .cwd(cwd)
         .capabilities(capability_sets(&capabilities(&spec.host)?)?)
         .no_new_privileges(security.no_new_privileges && !spec.host.privileged)
         .oom_score_adj(i32::try_from(spec.host.oom_score_adj).unwrap_or(0))
         .rlimits(rlimits(record)?);
-    if let Some(profile) = security.apparmor.filter(|profile| profile != "unconfined") {
+    // Like Docker: a profile for a module the kernel does not run means nothing.
+    if let Some(profile) = security.apparmor.filter(|profile| profile != "unconfined" && apparmor()) {
         process = process.apparmor_profile(profile);
     }
     process.build().map_err(invalid_spec)
+}
+
+/// Whether the kernel runs AppArmor.
+fn apparmor() -> bool {
+    wharf_linux::hostfs::read_to_string(Path::new("/sys/module/apparmor/parameters/enabled"))
+        .is_ok_and(|text| text.starts_with('Y'))
 }
 
 /// Bounding, effective and permitted; inheritable and ambient stay empty (RT-14).
@@ -173,7 +185,7 @@ fn rlimits(record: &Record) -> Result<Vec<PosixRlimit>> {
     Ok(limits)
 }
 
-fn namespaces(record: &Record, around: &Surroundings<'_>) -> Result<Vec<LinuxNamespace>> {
+fn namespaces(record: &Record, around: &Surroundings) -> Result<Vec<LinuxNamespace>> {
     let host = &record.spec.host;
     let mut list = Vec::new();
     let mut add = |kind: LinuxNamespaceType, path: Option<&String>| -> Result<()> {
@@ -185,7 +197,9 @@ fn namespaces(record: &Record, around: &Surroundings<'_>) -> Result<Vec<LinuxNam
         Ok(())
     };
     add(LinuxNamespaceType::Mount, None)?;
-    if host.network_mode != NetworkMode::Host {
+    if record.spec.network_disabled {
+        add(LinuxNamespaceType::Network, None)?;
+    } else if host.network_mode != NetworkMode::Host {
         add(LinuxNamespaceType::Network, around.network.as_ref())?;
     }
     if host.ipc_mode != "host" {
@@ -214,7 +228,7 @@ fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Result<Mou
         .map_err(invalid_spec)
 }
 
-fn all_mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
+fn all_mounts(record: &Record, around: &Surroundings) -> Result<Vec<Mount>> {
     let host = &record.spec.host;
     let access = if host.privileged { "rw" } else { "ro" };
     let shm_size = format!("size={}", host.shm_size);
@@ -238,7 +252,7 @@ fn all_mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> 
         // The shared memory of the container whose IPC namespace is joined.
         let process = path.trim_end_matches("/ns/ipc");
         mounts.push(mount("/dev/shm", "bind", &format!("{process}/root/dev/shm"), &["bind", "rprivate"])?);
-    } else {
+    } else if host.ipc_mode != "none" {
         mounts.push(mount(
             "/dev/shm",
             "tmpfs",
@@ -249,7 +263,7 @@ fn all_mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> 
     for file in ["resolv.conf", "hostname", "hosts"] {
         let target = format!("/etc/{file}");
         if !replaced(&target) {
-            let source = around.directory.join(file);
+            let source = around.files.join(file);
             mounts.push(mount(&target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"])?);
         }
     }

@@ -102,7 +102,6 @@ pub(crate) const READONLY_PATHS: &[&str] =
 pub(crate) struct Options {
     pub(crate) no_new_privileges: bool,
     pub(crate) seccomp: SeccompOption,
-    pub(crate) unconfined_paths: bool,
     pub(crate) apparmor: Option<String>,
 }
 
@@ -122,12 +121,14 @@ pub(crate) enum SeccompOption {
 pub(crate) fn options(host: &HostSpec) -> Result<Options> {
     let mut options = Options::default();
     for option in &host.security_opt {
-        let invalid = || Error::Invalid(format!("invalid --security-opt 2: {option:?}"));
+        // Docker's numbers: 1 for no form of an option at all, 2 for an unknown one. Both are its internal errors.
+        let invalid = |number: u8| Error::System(format!("invalid --security-opt {number}: {option:?}"));
         if option == "no-new-privileges" {
             options.no_new_privileges = true;
             continue;
         }
-        let (key, value) = option.split_once('=').or_else(|| option.split_once(':')).ok_or_else(invalid)?;
+        let (key, value) =
+            option.split_once('=').or_else(|| option.split_once(':')).ok_or_else(|| invalid(1))?;
         match (key, value) {
             ("no-new-privileges", "true") => options.no_new_privileges = true,
             ("no-new-privileges", "false") => options.no_new_privileges = false,
@@ -136,10 +137,9 @@ pub(crate) fn options(host: &HostSpec) -> Result<Options> {
             ("seccomp", profile) if !profile.is_empty() => {
                 options.seccomp = SeccompOption::Profile(profile.to_owned())
             }
-            ("systempaths", "unconfined") => options.unconfined_paths = true,
             ("apparmor", profile) => options.apparmor = Some(profile.to_owned()),
             ("label", _) | ("writable-cgroups", "true" | "false") => {}
-            _ => return Err(invalid()),
+            _ => return Err(invalid(2)),
         }
     }
     Ok(options)

@@ -10,7 +10,7 @@ use serde_json::Value;
 use wharf_api::models::{ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, NetworkingConfig};
 use wharf_api::version::ApiVersion;
 use wharf_model::ContainerSpec;
-use wharf_model::network::{NetworkMode, Port};
+use wharf_model::network::Port;
 use wharf_model::spec::Healthcheck;
 
 use crate::adapt;
@@ -90,11 +90,11 @@ fn from_model(body: ContainerCreateBody) -> Result<ContainerSpec> {
         working_dir,
         entrypoint,
         network_disabled,
-        on_build: _,
+        on_build,
         labels,
         stop_signal,
         stop_timeout,
-        shell: _,
+        shell,
         host_config,
         networking_config,
     } = body;
@@ -122,15 +122,15 @@ fn from_model(body: ContainerCreateBody) -> Result<ContainerSpec> {
         mac_address: String::new(),
         ipv4_address: None,
         platform: None,
+        network_disabled: network_disabled.unwrap_or_default(),
+        shell: shell.unwrap_or_default(),
+        on_build: on_build.unwrap_or_default(),
         host: host::from_model(host_config.unwrap_or_else(HostConfig::default))?,
     };
     if spec.env.iter().any(|variable| variable.split('=').next().is_none_or(str::is_empty)) {
         let variable = spec.env.iter().find(|variable| variable.is_empty() || variable.starts_with('='));
         let variable = variable.map_or("", String::as_str);
         return Err(Failure::invalid(format!("invalid environment variable: {variable}")));
-    }
-    if network_disabled == Some(true) {
-        spec.host.network_mode = NetworkMode::None;
     }
     endpoint(&mut spec, networking_config)?;
     Ok(spec)

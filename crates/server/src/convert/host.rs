@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 use wharf_api::models::{
-    DeviceMapping as DeviceModel, HostConfig, HostConfigCgroupnsModeEnum, HostConfigIsolationEnum,
-    HostConfigLogConfig, PortBinding, PortMap, ResourcesBlkioWeightDevice, ResourcesUlimits,
-    RestartPolicy as RestartModel, RestartPolicyNameEnum, ThrottleDevice,
+    DeviceMapping as DeviceModel, DeviceRequest as RequestModel, HostConfig, HostConfigCgroupnsModeEnum,
+    HostConfigIsolationEnum, HostConfigLogConfig, PortBinding, PortMap, ResourcesBlkioWeightDevice,
+    ResourcesUlimits, RestartPolicy as RestartModel, RestartPolicyNameEnum, ThrottleDevice,
 };
 use wharf_model::network::{NetworkMode, Port};
 use wharf_model::spec::{
-    BlkioDevice, DeviceMapping, HostPort, HostSpec, LogSpec, RestartName, RestartPolicy, Ulimit,
+    BlkioDevice, DeviceMapping, DeviceRequest, HostPort, HostSpec, LogSpec, RestartName, RestartPolicy,
+    Ulimit,
 };
 
 use crate::convert::{filled, filled_map, mount, ordered};
@@ -49,14 +50,6 @@ pub(crate) fn check_words(host: &Value) -> Result<()> {
 /// The engine's wishes for the host from the wire. That no field is forgotten follows from [`to_model`], which names
 /// them all, and from the test that every field comes back.
 pub(crate) fn from_model(host: HostConfig) -> Result<HostSpec> {
-    if host.device_requests.is_some_and(|requests| !requests.is_empty()) {
-        return Err(Failure::not_implemented(
-            "device requests (--gpus) are not implemented yet: name the devices with --device",
-        ));
-    }
-    if host.cgroup.is_some_and(|cgroup| !cgroup.is_empty()) {
-        return Err(Failure::invalid("joining the cgroup of another container is not supported"));
-    }
     let mut blkio_devices: Vec<BlkioDevice> = weights(host.blkio_weight_device).collect();
     blkio_devices.extend(rates("BlkioDeviceReadBps", host.blkio_device_read_bps));
     blkio_devices.extend(rates("BlkioDeviceWriteBps", host.blkio_device_write_bps));
@@ -98,6 +91,9 @@ pub(crate) fn from_model(host: HostConfig) -> Result<HostSpec> {
         ulimits: host.ulimits.into_iter().flatten().map(ulimit).collect(),
         devices: host.devices.into_iter().flatten().map(device).collect(),
         device_cgroup_rules: host.device_cgroup_rules.unwrap_or_default(),
+        device_requests: host.device_requests.into_iter().flatten().map(device_request).collect(),
+        isolation: host.isolation.map(|isolation| isolation.to_string()).unwrap_or_default(),
+        cgroup: host.cgroup.unwrap_or_default(),
         memory: host.memory.unwrap_or_default(),
         memory_swap: host.memory_swap.unwrap_or_default(),
         memory_reservation: host.memory_reservation.unwrap_or_default(),
@@ -147,7 +143,7 @@ pub(crate) fn to_model(host: HostSpec) -> HostConfig {
         cpuset_mems: Some(host.cpuset_mems),
         devices: filled(host.devices.into_iter().map(device_model).collect()),
         device_cgroup_rules: filled(host.device_cgroup_rules),
-        device_requests: None,
+        device_requests: filled(host.device_requests.into_iter().map(device_request_model).collect()),
         memory_reservation: Some(host.memory_reservation),
         memory_swap: Some(host.memory_swap),
         memory_swappiness: host.memory_swappiness,
@@ -177,7 +173,7 @@ pub(crate) fn to_model(host: HostSpec) -> HostConfig {
         extra_hosts: filled(host.extra_hosts),
         group_add: filled(host.group_add),
         ipc_mode: Some(or(host.ipc_mode, "private")),
-        cgroup: None,
+        cgroup: Some(host.cgroup),
         links: filled(host.links),
         oom_score_adj: Some(host.oom_score_adj),
         pid_mode: Some(host.pid_mode),
@@ -192,7 +188,7 @@ pub(crate) fn to_model(host: HostSpec) -> HostConfig {
         shm_size: Some(if host.shm_size == 0 { SHM_SIZE } else { host.shm_size }),
         sysctls: filled_map(host.sysctls),
         runtime: Some(or(host.runtime, RUNTIME)),
-        isolation: Some(HostConfigIsolationEnum::EMPTY),
+        isolation: host.isolation.parse::<HostConfigIsolationEnum>().ok(),
         masked_paths: host.masked_paths,
         readonly_paths: host.readonly_paths,
         cpu_count: None,
@@ -356,6 +352,26 @@ fn ulimit(limit: ResourcesUlimits) -> Ulimit {
 
 fn ulimit_model(limit: Ulimit) -> ResourcesUlimits {
     ResourcesUlimits { name: Some(limit.name), soft: Some(limit.soft), hard: Some(limit.hard) }
+}
+
+fn device_request(request: RequestModel) -> DeviceRequest {
+    DeviceRequest {
+        driver: request.driver.unwrap_or_default(),
+        count: request.count.unwrap_or_default(),
+        device_ids: request.device_ids.unwrap_or_default(),
+        capabilities: request.capabilities.unwrap_or_default(),
+        options: ordered(request.options),
+    }
+}
+
+fn device_request_model(request: DeviceRequest) -> RequestModel {
+    RequestModel {
+        driver: Some(request.driver),
+        count: Some(request.count),
+        device_ids: filled(request.device_ids),
+        capabilities: filled(request.capabilities),
+        options: filled_map(request.options),
+    }
 }
 
 fn device(device: DeviceModel) -> DeviceMapping {

@@ -103,9 +103,9 @@ fn config(spec: ContainerSpec, short_id: &str) -> ContainerConfig {
         stop_signal: Some(spec.stop_signal).filter(|signal| !signal.is_empty()),
         stop_timeout: spec.stop_timeout,
         args_escaped: None,
-        network_disabled: None,
-        on_build: None,
-        shell: None,
+        network_disabled: spec.network_disabled.then_some(true),
+        on_build: filled(spec.on_build),
+        shell: filled(spec.shell),
     }
 }
 

@@ -56,8 +56,15 @@ async fn create(
     Json(body): Json<Value>,
 ) -> Result<Response> {
     let platform = query.text("platform").filter(|_| version >= ApiVersion::new(41));
+    let old_place = body["MacAddress"].as_str().is_some_and(|mac| !mac.is_empty());
     let spec = create::container_spec(body, version, platform)?;
-    let (id, warnings) = engine.create_container(query.text("name"), spec).await?;
+    let (id, mut warnings) = engine.create_container(query.text("name"), spec).await?;
+    if old_place && version >= ApiVersion::new(44) {
+        warnings.push(
+            "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead."
+                .to_owned(),
+        );
+    }
     let created = ContainerCreateResponse { id: id.to_string(), warnings };
     Ok(response::json(StatusCode::CREATED, &created))
 }

@@ -52,9 +52,6 @@ impl Attach {
 /// Checks that the flags fit together and makes a request of them.
 pub(crate) fn build(flags: &ContainerFlags, config: &Config, host: &str) -> Parsed<Spec> {
     let process = &flags.process;
-    if !flags.network.link.is_empty() {
-        return Err("--link is not supported: put both containers on one network (--network NAME) and use their names".into());
-    }
     let (image, command) = match flags.image.image_and_command.split_first() {
         Some((image, command)) => (image.clone(), command.to_vec()),
         None => (String::new(), Vec::new()),
@@ -262,6 +259,7 @@ fn host_config(flags: &ContainerFlags, binds: Vec<String>) -> Parsed<HostConfig>
         extra_hosts: some(network.add_host.clone()),
         group_add: some(process.group_add.clone()),
         ipc_mode: security.ipc.clone(),
+        links: some(network.link.clone()),
         oom_score_adj: nonzero(resources.oom_score_adj),
         pid_mode: security.pid.clone(),
         privileged: security.privileged.then_some(true),
