@@ -153,7 +153,7 @@ impl Engine {
         let (user, pid) = (spec.user.clone(), container.record().pid);
         blocking(move || check_user(&user, pid)).await?;
         let id = ExecId::from_bytes(random_id()?);
-        let command = spec.cmd.join(" ");
+        let command = spelled(&spec.cmd);
         self.inner.execs.add(Arc::new(Exec {
             id: id.clone(),
             container: container.id.clone(),
@@ -188,6 +188,8 @@ impl Engine {
             return Err(Error::Conflict(format!("exec {} has already run", exec.id)));
         }
         let tty = tty.unwrap_or(false) || exec.spec.tty;
+        let command = spelled(&exec.spec.cmd);
+        self.emit(&container, &format!("exec_start: {command}"), &[("execID", exec.id.to_string())]);
         match self.run_exec(&exec, &container, detach, tty, console_size).await {
             Ok((pid, session)) => {
                 // It may have ended already.
@@ -198,8 +200,6 @@ impl Engine {
                     }
                     starting
                 });
-                let command = exec.spec.cmd.join(" ");
-                self.emit(&container, &format!("exec_start: {command}"), &[("execID", exec.id.to_string())]);
                 Ok(session)
             }
             Err(Error::ExecStart { message, exit_code: exit_code @ (126 | 127) }) => {
@@ -325,6 +325,13 @@ impl Engine {
             pid,
         })
     }
+}
+
+/// A command in events: the program, a blank, and its arguments, if any.
+fn spelled(cmd: &[String]) -> String {
+    let (program, arguments) =
+        cmd.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    format!("{program} {}", arguments.join(" "))
 }
 
 /// Refuses a user or group that the container does not know, while there is still somebody to tell. The runtime looks

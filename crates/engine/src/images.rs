@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use tokio::io::AsyncRead;
-use wharf_image::{HistoryEntry, ImportOptions, Loaded, Removed};
+use wharf_image::{HistoryEntry, Image, ImportOptions, Loaded, Removed};
 use wharf_model::{Digest, ErrorKind, Event, Filters, Reference};
 
 use crate::blocking::blocking;
@@ -104,8 +104,7 @@ impl Engine {
         let images = self.inner.images.clone();
         let loaded = with_reader(input, move |mut input| Ok(images.load(&mut input, &mut |_| {})?)).await?;
         for image in &loaded {
-            let name = image.reference.as_ref().map_or_else(|| image.id.to_string(), Reference::familiar);
-            self.emit_image("load", image.id.to_string(), &name);
+            self.emit_image("load", image.id.to_string(), &image.id.to_string());
         }
         self.keep_to_budget();
         Ok(loaded)
@@ -123,7 +122,10 @@ impl Engine {
         let images = self.inner.images.clone();
         let name = options.reference.as_ref().map(Reference::familiar);
         let id = with_reader(input, move |mut input| Ok(images.import(&mut input, options)?)).await?;
-        self.emit_image("import", id.to_string(), name.as_deref().unwrap_or_default());
+        if let Some(name) = name {
+            self.emit_image("tag", id.to_string(), &name);
+        }
+        self.emit_image("import", id.to_string(), &id.to_string());
         self.keep_to_budget();
         Ok(id)
     }
@@ -138,9 +140,10 @@ impl Engine {
         platform: Option<String>,
     ) -> Result<impl AsyncRead + Send + use<>> {
         let (images, wanted) = (self.inner.images.clone(), names.clone());
-        blocking(move || {
+        let ids = blocking(move || {
+            let mut ids = Vec::new();
             for name in &wanted {
-                images.resolve_on(name, platform.as_deref()).map_err(|error| {
+                let image = images.resolve_on(name, platform.as_deref()).map_err(|error| {
                     match (&error, error.kind()) {
                         (wharf_image::Error::OtherPlatform { wanted, .. }, _) => {
                             Error::System(format!("no suitable export target found for platform {wanted}"))
@@ -149,13 +152,14 @@ impl Engine {
                         _ => Error::Image(error),
                     }
                 })?;
+                ids.push(image.id.to_string());
             }
-            Ok(())
+            Ok(ids)
         })
         .await?;
         let images = self.inner.images.clone();
-        for name in &names {
-            self.emit_image("save", name.clone(), name);
+        for id in ids {
+            self.emit_image("save", id.clone(), &id);
         }
         Ok(streams::written("an archive of images", move |writer| {
             images.save(&names, writer).map_err(|error| std::io::Error::other(error.to_string()))
@@ -195,10 +199,12 @@ impl Engine {
         // Layers that nothing needs any more always go: there are no intermediate images to keep.
         let _ = no_prune;
         let (engine, name) = (self.clone(), name.to_owned());
-        let removed =
-            blocking(move || Ok(engine.inner.images.remove(&name, force, &|id| engine.image_users(id))?))
-                .await?;
-        self.emit_removed(&removed);
+        let (image, removed) = blocking(move || {
+            let image = engine.inner.images.resolve(&name).ok();
+            Ok((image, engine.inner.images.remove(&name, force, &|id| engine.image_users(id))?))
+        })
+        .await?;
+        self.emit_removed(&removed, image.as_slice());
         self.collect_later();
         Ok(removed)
     }
@@ -211,13 +217,19 @@ impl Engine {
         filters.check_keys(&["dangling", "label", "label!", "until"])?;
         let dangling = filters.boolean("dangling")?.unwrap_or(true);
         if filters.contains("label") || filters.contains("label!") || filters.contains("until") {
-            return self.prune_chosen_images(&filters, dangling).await;
+            let pruned = self.prune_chosen_images(&filters, dangling).await?;
+            self.tell_prune("image", pruned.reclaimed);
+            return Ok(pruned);
         }
         let engine = self.clone();
-        let pruned =
-            blocking(move || Ok(engine.inner.images.prune(dangling, &|id| engine.image_users(id))?)).await?;
-        self.emit_removed(&pruned.removed);
+        let (images, pruned) = blocking(move || {
+            let images = if dangling { Vec::new() } else { engine.inner.images.list()? };
+            Ok((images, engine.inner.images.prune(dangling, &|id| engine.image_users(id))?))
+        })
+        .await?;
+        self.emit_removed(&pruned.removed, &images);
         self.collect_later();
+        self.tell_prune("image", pruned.reclaimed);
         Ok(Pruned { removed: Vec::new(), images: pruned.removed, reclaimed: pruned.reclaimed })
     }
 
@@ -267,7 +279,7 @@ impl Engine {
         let engine = self.clone();
         tokio::task::spawn_blocking(move || {
             match engine.inner.images.keep_to_budget(budget, &|id| engine.image_users(id)) {
-                Ok(pruned) => engine.emit_removed(&pruned.removed),
+                Ok(pruned) => engine.emit_removed(&pruned.removed, &[]),
                 Err(error) => tracing::warn!(%error, "cannot keep the images to their budget"),
             }
         });
@@ -282,21 +294,44 @@ impl Engine {
         });
     }
 
-    fn emit_removed(&self, removed: &[Removed]) {
-        for removal in removed {
+    /// Tells of removals; `images` are those that names were taken from.
+    fn emit_removed(&self, removed: &[Removed], images: &[Image]) {
+        for (index, removal) in removed.iter().enumerate() {
             match removal {
-                Removed::Untagged(name) => self.emit_image("untag", name.clone(), name),
-                Removed::Deleted(id) => self.emit_image("delete", id.to_string(), &id.to_string()),
+                Removed::Untagged(name) => {
+                    let named = |image: &&Image| {
+                        image.references.iter().any(|reference| reference.familiar() == *name)
+                    };
+                    let image = images.iter().find(named);
+                    // What comes next is what the name was of, if it was its last.
+                    let next = removed.iter().skip(index).find_map(|removal| match removal {
+                        Removed::Deleted(id) => Some(*id),
+                        Removed::Untagged(_) => None,
+                    });
+                    let Some(id) = image.map(|image| image.id).or(next) else { continue };
+                    self.emit_image_of("untag", id.to_string(), &id.to_string(), image);
+                }
+                Removed::Deleted(id) => self.emit_image_of("delete", id.to_string(), &id.to_string(), None),
             }
         }
     }
 
     pub(crate) fn emit_image(&self, action: &str, id: String, name: &str) {
+        // With the image's labels, as long as there is the image.
+        let image = self.inner.images.resolve(&id).ok();
+        self.emit_image_of(action, id, name, image.as_ref());
+    }
+
+    fn emit_image_of(&self, action: &str, id: String, name: &str, image: Option<&Image>) {
+        let mut attributes = image
+            .and_then(|image| image.config.config().as_ref()?.labels().clone())
+            .map_or_else(BTreeMap::new, |labels| labels.into_iter().collect());
+        attributes.insert("name".to_owned(), name.to_owned());
         self.inner.events.publish(Event {
             kind: "image",
             action: action.to_owned(),
             id,
-            attributes: [("name".to_owned(), name.to_owned())].into(),
+            attributes,
             time: Timestamp::now(),
         });
     }

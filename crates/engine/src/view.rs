@@ -150,6 +150,8 @@ pub struct ContainerView {
     pub hosts_path: String,
     /// Bytes in the writable layer and in all layers, when asked for.
     pub size: Option<(u64, u64)>,
+    /// Why the last run ended, or the last start failed.
+    pub ending: Option<crate::Ending>,
 }
 
 /// Which stream a piece of output belongs to.

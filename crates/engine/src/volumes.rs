@@ -168,6 +168,7 @@ impl Engine {
                     pruned.removed.push(volume.name);
                 }
             }
+            engine.tell_prune("volume", pruned.reclaimed);
             Ok(pruned)
         })
         .await

@@ -26,29 +26,36 @@ impl Event {
     /// `label`, `scope`, `daemon`; values of one key are alternatives, keys are all required.
     #[must_use]
     pub fn matches(&self, filters: &Filters) -> bool {
-        let name = self.attributes.get("name").map_or("", String::as_str);
-        let named = |key: &str, kind: &str| {
-            filters.matches_any(key, |value| {
-                self.kind == kind && (self.id == value || name == value || self.id.starts_with(value))
-            })
+        let attribute = |key: &str| self.attributes.get(key).map_or("", String::as_str);
+        let name = attribute("name");
+        // Docker's rule: the beginning of an id or name is enough, and the key does not ask for the type of the event.
+        let named = |key: &str| {
+            filters.matches_any(key, |value| self.id.starts_with(value) || name.starts_with(value))
         };
-        // `exec_create: sh` is matched by `exec_create`, as clients expect.
-        let action = self.action.split(':').next().unwrap_or(&self.action);
+        // `exec_create: sh` is matched by `exec_create`; with such a value all are beginnings.
+        let with_detail = ["health_status", "exec_create", "exec_start"];
+        let beginnings = filters.values("event").any(|value| with_detail.contains(&value));
+        let event = |value: &str| value == self.action || (beginnings && self.action.starts_with(value));
+        let image = attribute(if self.kind == "image" { "name" } else { "image" });
         filters.matches_any("type", |value| value == self.kind)
-            && filters.matches_any("event", |value| value == self.action || value == action)
+            && filters.matches_any("event", event)
             && filters.matches_any("scope", |value| value == "local")
-            && named("container", "container")
-            && named("volume", "volume")
-            && named("network", "network")
-            && named("daemon", "daemon")
+            && ["container", "plugin", "volume", "network", "daemon", "node", "service", "secret", "config"]
+                .into_iter()
+                .all(named)
             && filters.matches_any("image", |value| {
-                let from = self.attributes.get("image").map_or("", String::as_str);
-                let untagged = |text: &str| text.split(':').next().unwrap_or(text).to_owned();
-                (self.kind == "image" && (self.id == value || name == value || untagged(name) == value))
-                    || from == value
-                    || (!from.is_empty() && untagged(from) == value)
+                [&self.id, image, untagged(&self.id), untagged(image)].contains(&value)
             })
             && filters.matches_all_labels("label", &self.attributes)
+    }
+}
+
+/// A reference without its tag or digest; the port of a registry is no tag.
+fn untagged(reference: &str) -> &str {
+    let name = reference.split('@').next().unwrap_or(reference);
+    match name.rsplit_once(':') {
+        Some((before, tag)) if !tag.contains('/') => before,
+        _ => name,
     }
 }
 
@@ -79,7 +86,11 @@ mod tests {
         assert!(event.matches(&filters(&[("event", "die"), ("event", "exec_create: sh")])));
         assert!(event.matches(&filters(&[("image", "busybox"), ("label", "tier=front")])));
         assert!(!event.matches(&filters(&[("type", "volume")])));
-        assert!(!event.matches(&filters(&[("volume", "web")])));
+        assert!(event.matches(&filters(&[("volume", "we")])), "as with Docker");
+        assert!(!event.matches(&filters(&[("volume", "other")])));
+        assert!(event.matches(&filters(&[("image", "busybox:latest")])));
+        assert!(!event.matches(&filters(&[("event", "exec")])));
+        assert!(event.matches(&filters(&[("colour", "red")])), "as with Docker");
         assert!(!event.matches(&filters(&[("label", "tier=back")])));
     }
 }

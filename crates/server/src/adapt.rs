@@ -122,7 +122,10 @@ pub(crate) fn event(document: &mut Value) {
         return;
     }
     document["status"] = document["Action"].clone();
-    document["id"] = document["Actor"]["ID"].clone();
+    let id = document["Actor"]["ID"].clone();
+    if id.as_str().is_some_and(|id| !id.is_empty()) {
+        document["id"] = id;
+    }
     let image = document["Actor"]["Attributes"]["image"].clone();
     if kind == "container" && image.is_string() {
         document["from"] = image;

@@ -45,6 +45,7 @@ const STATE: Shape = &[
     text("StartedAt"),
     text("FinishedAt"),
     maybe("Health"),
+    maybe("Why"),
 ];
 
 const HOST_CONFIG: Shape = &[

@@ -62,8 +62,12 @@ impl Engine {
     /// [`Error::NotFound`] when there is nothing, [`Error::Invalid`] for an empty path.
     pub async fn stat_archive(&self, name: &str, path: &str) -> Result<PathStat> {
         let tree = self.archive_tree(name, path).await?;
+        let record = self.find(name)?.record().clone();
+        self.tell_mounts(&record, true);
         let (name, path) = (name.to_owned(), path.to_owned());
-        blocking(move || tree.enter(|root| Ok(find(root, &name, &path)?.stat))).await
+        let found = blocking(move || tree.enter(|root| Ok(find(root, &name, &path)?.stat))).await;
+        self.tell_mounts(&record, false);
+        found
     }
 
     /// What is at a path in a container, and it as a tar stream with everything beneath.
@@ -106,7 +110,10 @@ impl Engine {
             }
         });
         let stat = answer.await.map_err(|_| Error::System("copying from a container panicked".into()))??;
+        let record = container.record().clone();
+        self.tell_mounts(&record, true);
         self.emit(&container, "archive-path", &[]);
+        self.tell_mounts(&record, false);
         Ok((stat, reader))
     }
 
@@ -124,11 +131,17 @@ impl Engine {
         let container = self.find(name)?;
         let tree = self.archive_tree(name, &target.path).await?;
         let (record, name) = (container.record().clone(), name.to_owned());
-        streams::with_reader(input, move |input| {
+        let used = record.clone();
+        self.tell_mounts(&used, true);
+        let written = streams::with_reader(input, move |input| {
             tree.enter(|root| write(root, &record, &name, &target, input))
         })
-        .await?;
-        self.emit(&container, "extract-to-dir", &[]);
+        .await;
+        if written.is_ok() {
+            self.emit(&container, "extract-to-dir", &[]);
+        }
+        self.tell_mounts(&used, false);
+        written?;
         Ok(())
     }
 

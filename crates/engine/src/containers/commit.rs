@@ -61,14 +61,19 @@ impl Engine {
         };
         let committed =
             blocking(move || Ok(images.commit_snapshot(record.id.as_str(), &record.image, options)?)).await;
+        if let Ok(id) = &committed {
+            self.emit_image("create", id.to_string(), &id.to_string());
+            if let Some(name) = &reference {
+                self.emit_image("tag", id.to_string(), name);
+            }
+            let reference = reference.unwrap_or_default();
+            let attributes = [("comment", comment), ("imageID", id.to_string()), ("imageRef", reference)];
+            self.emit(&container, "commit", &attributes);
+        }
         if frozen && container.record().phase == Phase::Paused {
             self.unpause(&container).await?;
         }
-        let id = committed?;
-        let attributes =
-            [("comment", comment), ("imageID", id.to_string()), ("imageRef", reference.unwrap_or_default())];
-        self.emit(&container, "commit", &attributes);
-        Ok(id)
+        committed
     }
 }
 

@@ -101,6 +101,7 @@ impl Engine {
             hostname_path: shared("hostname"),
             hosts_path: shared("hosts"),
             size: None,
+            ending: record.ending,
             spec: record.spec,
         }
     }

@@ -31,6 +31,7 @@ impl Engine {
                 pruned.removed.push(container.id.to_string());
             }
         }
+        self.tell_prune("container", pruned.reclaimed);
         Ok(pruned)
     }
 }

@@ -167,6 +167,9 @@ impl Engine {
         if let Err(error) = self.save(container).await {
             tracing::error!(container = %container.id, %error, "cannot record that the container runs");
         }
+        let record = container.record().clone();
+        self.tell_mounts(&record, true);
+        self.tell_network(&record, true);
         self.emit(container, "start", &[]);
     }
 
@@ -192,6 +195,9 @@ impl Engine {
         });
         self.inner.endings.add(ending);
         self.keep_endings().await;
+        let record = container.record().clone();
+        self.tell_network(&record, false);
+        self.tell_mounts(&record, false);
         if let Err(error) = self.save(container).await {
             tracing::error!(container = %container.id, %error, "cannot record a failed start");
         }

@@ -139,10 +139,12 @@ impl Engine {
             progress.exits += 1;
             progress.exit = Some(status.code);
         });
-        let mut extra = vec![("exitCode", status.code.to_string())];
-        if let Some(signal) = status.signal {
-            extra.push(("signal", signal.to_string()));
-        }
+        let record = container.record().clone();
+        self.tell_network(&record, false);
+        self.tell_mounts(&record, false);
+        let ran = record.finished_at.zip(record.started_at).map(|(end, begin)| end.duration_since(begin));
+        let seconds = ran.map_or(0, |ran| ran.as_secs().max(0));
+        let extra = [("execDuration", seconds.to_string()), ("exitCode", status.code.to_string())];
         self.emit(container, "die", &extra);
         if remove {
             // The one who waits for `--rm` hears it now; files and addresses follow. `busy` keeps them in order.

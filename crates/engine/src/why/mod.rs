@@ -12,6 +12,7 @@ pub(crate) mod command;
 pub(crate) mod reason;
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ const KEPT: u32 = 1000;
 const KEPT_EACH: u32 = 20;
 /// Endings that wait to be written; beyond that the oldest goes.
 const PENDING: usize = 256;
+
+/// How long an answer waits for what a container that has just ended leaves.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Tables of this domain; steps are only appended.
 pub(crate) const STEPS: &[&str] = &["CREATE TABLE endings (
@@ -190,6 +194,8 @@ impl Engine {
         if let Ok(container) = &live {
             // What its files tell comes with the cleaning up.
             self.settled_or_running(container).await;
+        } else {
+            self.clean(PATIENCE).await;
         }
         self.keep_endings().await;
         let id = live.as_ref().ok().map(|container| container.id.to_string());
@@ -213,9 +219,15 @@ impl Engine {
         })
     }
 
+    /// Waits until nothing that ended is being cleaned up: what is gone may be about to leave its ending.
+    async fn clean(&self, patience: Duration) {
+        let mut cleanups = self.inner.cleanups.subscribe();
+        let none = cleanups.wait_for(|running| *running == 0);
+        drop(tokio::time::timeout(patience, none).await);
+    }
+
     /// Waits, for a short while, until what the last run left is cleaned up.
     async fn settled_or_running(&self, container: &Container) {
-        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
         let mut progress = container.progress.subscribe();
         let done = progress.wait_for(|progress| progress.running || !progress.busy);
         drop(tokio::time::timeout(PATIENCE, done).await);

@@ -1,8 +1,9 @@
 //! From what was seen to the cause, in one place and without looking at anything: pure functions.
 //!
-//! The kernel shields process 1 of a pid namespace from signals of its own namespace that it has no handler for. So a
-//! container in a namespace of its own whose first process was *ended by* a signal got it from the kernel itself (a
-//! fault, the out-of-memory killer) or from outside, and what Wharf sends it remembers.
+//! The kernel shields process 1 of a pid namespace (pid_namespaces(7)): a signal that it has no handler for never
+//! reaches it, but for SIGKILL from an ancestor namespace. So a container in a namespace of its own whose first process
+//! was *ended by* a signal got it from the kernel itself (a fault, the out-of-memory killer) or was killed from outside,
+//! and what Wharf sends it remembers.
 
 use jiff::Timestamp;
 use wharf_model::ErrorKind;

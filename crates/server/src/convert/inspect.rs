@@ -233,6 +233,7 @@ pub(crate) mod tests {
             hostname_path: String::new(),
             hosts_path: String::new(),
             size: None,
+            ending: None,
         }
     }
 

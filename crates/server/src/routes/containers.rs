@@ -76,7 +76,11 @@ async fn inspect(
     query: Query,
 ) -> Result<Response> {
     let view = engine.inspect_container(&name, query.flag("size")).await?;
+    let why = view.ending.as_ref().map(response::value);
     let mut document = response::value(&inspect::to_model(view));
+    if let Some(why) = why {
+        document["State"]["Why"] = why;
+    }
     adapt::container(&mut document, version);
     Ok(response::ok(&Shaped::one(&document, shapes::CONTAINER)))
 }

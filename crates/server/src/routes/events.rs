@@ -10,7 +10,7 @@ use wharf_engine::Engine;
 use wharf_model::Event;
 
 use crate::convert::unordered;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::request::Query;
 use crate::shape::Shaped;
 use crate::{adapt, response, shapes};
@@ -20,7 +20,16 @@ pub(super) fn routes() -> Router<Engine> {
 }
 
 async fn events(State(engine): State<Engine>, query: Query) -> Result<Response> {
-    let stream = engine.events(query.time("since")?, query.time("until")?, query.filters()?).await?;
+    let (since, until) = (query.time("since")?, query.time("until")?);
+    if since.zip(until).is_some_and(|(since, until)| until < since) {
+        let raw = |key: &str| query.text(key).unwrap_or_default();
+        return Err(Failure::invalid(format!(
+            "`since` time ({}) cannot be after `until` time ({})",
+            raw("since"),
+            raw("until")
+        )));
+    }
+    let stream = engine.events(since, until, query.filters()?);
     let body = response::pieces(stream, |mut stream| async move {
         let event = stream.next().await?;
         Some((line(event), stream))

@@ -12,6 +12,7 @@ mod registry;
 mod streams;
 mod system;
 mod volumes;
+mod why;
 
 use axum::Router;
 use wharf_engine::Engine;
@@ -32,6 +33,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .merge(system::routes())
         .merge(registry::routes())
         .merge(check::routes())
+        .merge(why::routes())
         .merge(refused::routes())
         .fallback(async || Failure::no_route())
         .method_not_allowed_fallback(async || Failure::no_route())

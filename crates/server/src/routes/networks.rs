@@ -42,8 +42,9 @@ async fn remove(State(engine): State<Engine>, Path(name): Path<String>) -> Resul
 }
 
 /// There is nothing but the built-in networks, which are never pruned.
-async fn prune(query: Query) -> Result<Response> {
+async fn prune(State(engine): State<Engine>, query: Query) -> Result<Response> {
     let _checked = query.filters()?;
+    engine.tell_empty_prune("network");
     Ok(response::ok(&json!({"NetworksDeleted": null})))
 }
 

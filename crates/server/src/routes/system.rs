@@ -69,7 +69,8 @@ async fn disk_usage(State(engine): State<Engine>, query: Query) -> Result<Respon
 }
 
 /// There is no builder and so no cache of one.
-async fn prune_builds() -> Response {
+async fn prune_builds(State(engine): State<Engine>) -> Response {
+    engine.tell_empty_prune("builder");
     response::ok(&json!({"CachesDeleted": null, "SpaceReclaimed": 0}))
 }
 

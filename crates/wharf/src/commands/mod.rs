@@ -46,6 +46,7 @@ pub(crate) mod update;
 pub(crate) mod version;
 pub(crate) mod volume;
 pub(crate) mod wait;
+pub(crate) mod why;
 
 use std::ffi::OsString;
 
@@ -96,6 +97,7 @@ pub(crate) const VERBS: &[Entry] = &[
     Entry::of::<pause::Unpause>(&["container unpause", "unpause"]),
     Entry::of::<update::Update>(&["container update", "update"]),
     Entry::of::<wait::Wait>(&["container wait", "wait"]),
+    Entry::of::<why::Why>(&["container why", "why"]),
     Entry::of::<history::History>(&["image history", "history"]),
     Entry::of::<import::Import>(&["image import", "import"]),
     Entry::of::<inspect::InspectImage>(&["image inspect"]),
