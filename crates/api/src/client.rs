@@ -1,4 +1,4 @@
-//! A small client of the Docker Engine API: HTTP/1.1 over a unix socket or plain TCP.
+//! A small client of the Docker Engine API: HTTP/1.1 over a unix socket, TCP, TLS, or a program's standard streams.
 //!
 //! Contract:
 //! - A [`Client`] keeps the connections it opened and reuses one as soon as its last response was read to the end, so a
@@ -8,18 +8,16 @@
 //! - A status of 400 and more is an [`Error::Api`]; callers see only successful responses.
 //! - [`Client::hijack`] hands out the bare connection (attach, exec). Dropping it closes it.
 
+mod endpoint;
 mod request;
+mod socket;
 
 use std::{
-    fmt, io,
-    path::PathBuf,
-    pin::Pin,
-    str::FromStr,
+    io,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
-    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -31,13 +29,13 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-};
 
 use self::request::{Body, WireBody};
-pub use self::request::{Request, escape};
+pub use self::{
+    endpoint::Endpoint,
+    request::{Request, escape},
+    socket::Socket,
+};
 use crate::stream::JsonDocuments;
 
 /// What went wrong between this process and the engine.
@@ -52,6 +50,14 @@ pub enum Error {
         /// Where the connection was tried.
         endpoint: Endpoint,
         /// What the kernel said.
+        source: io::Error,
+    },
+    /// Somebody accepts connections at the endpoint, and they come to nothing.
+    #[error("{endpoint}: {source}")]
+    Reach {
+        /// Where the connection went.
+        endpoint: Endpoint,
+        /// What went wrong with it.
         source: io::Error,
     },
     /// The engine answered with an error.
@@ -95,46 +101,6 @@ impl Error {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.status() == Some(StatusCode::NOT_FOUND.as_u16())
-    }
-}
-
-/// Where an engine listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A unix socket.
-    Unix(PathBuf),
-    /// `host:port`, no encryption.
-    Tcp(String),
-}
-
-impl FromStr for Endpoint {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let bad = || Error::Endpoint(text.to_owned());
-        let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
-        if rest.is_empty() {
-            return Err(bad());
-        }
-        match scheme {
-            "unix" => Ok(Self::Unix(PathBuf::from(rest))),
-            "tcp" | "http" => {
-                let authority = rest.trim_end_matches('/');
-                let has_port =
-                    authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-                Ok(Self::Tcp(if has_port { authority.to_owned() } else { format!("{authority}:2375") }))
-            }
-            _ => Err(bad()),
-        }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(authority) => write!(f, "tcp://{authority}"),
-        }
     }
 }
 
@@ -227,44 +193,6 @@ impl Documents {
     }
 }
 
-/// A bare connection to the engine.
-#[derive(Debug)]
-pub enum Socket {
-    /// Over a unix socket.
-    Unix(UnixStream),
-    /// Over TCP.
-    Tcp(TcpStream),
-}
-
-macro_rules! on_socket {
-    ($self:expr, $inner:ident => $call:expr) => {
-        match $self.get_mut() {
-            Socket::Unix($inner) => $call,
-            Socket::Tcp($inner) => $call,
-        }
-    };
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        on_socket!(self, inner => Pin::new(inner).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        on_socket!(self, inner => Pin::new(inner).poll_write(cx, buf))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_socket!(self, inner => Pin::new(inner).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_socket!(self, inner => Pin::new(inner).poll_shutdown(cx))
-    }
-}
-
 /// A connection that stopped speaking HTTP: bytes flow both ways, and each side may close its half.
 #[derive(Debug)]
 pub struct Hijacked {
@@ -285,12 +213,15 @@ pub struct Options {
     pub version: Option<String>,
     /// More headers for every request.
     pub headers: Vec<(String, String)>,
+    /// Whom to trust and who we are, for TCP with TLS.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 /// A client of one engine. Cheap to make: nothing is opened before the first request.
 #[derive(Debug)]
 pub struct Client {
     endpoint: Endpoint,
+    tls: Option<Arc<rustls::ClientConfig>>,
     idle: Mutex<Vec<SendRequest<WireBody>>>,
     headers: HeaderMap,
     /// The minor version in use; the major version has been 1 for ever.
@@ -331,6 +262,7 @@ impl Client {
         };
         Ok(Self {
             endpoint,
+            tls: options.tls.clone(),
             idle: Mutex::default(),
             headers,
             minor: minor.into(),
@@ -395,15 +327,10 @@ impl Client {
             _ => None,
         };
         let upgraded = hyper::upgrade::on(response).await?;
-        let (early, socket) = match upgraded.downcast::<TokioIo<UnixStream>>() {
-            Ok(parts) => (parts.read_buf, Socket::Unix(parts.io.into_inner())),
-            Err(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
-                Ok(parts) => (parts.read_buf, Socket::Tcp(parts.io.into_inner())),
-                // Connections are opened below, of these two types only.
-                Err(_) => return Err(io::Error::other("the connection cannot be taken over").into()),
-            },
-        };
-        Ok(Hijacked { early, socket, multiplexed })
+        let parts = upgraded
+            .downcast::<TokioIo<Socket>>()
+            .map_err(|_| io::Error::other("the connection cannot be taken over"))?;
+        Ok(Hijacked { early: parts.read_buf, socket: parts.io.into_inner(), multiplexed })
     }
 
     async fn exchange(&self, mut request: Request, upgrade: bool) -> Result<http::Response<Incoming>, Error> {
@@ -462,7 +389,16 @@ impl Client {
             all.extend(self.headers.clone());
             all.extend(headers.clone());
         }
-        let response = connection.send_request(builder.body(body)?).await?;
+        let response = connection.send_request(builder.body(body)?).await.map_err(|source| {
+            match &self.endpoint {
+                // The program has said on standard error what is wrong.
+                Endpoint::Command { .. } if source.is_incomplete_message() || source.is_closed() => {
+                    let why = io::Error::other("the program at the other end has ended");
+                    Error::Reach { endpoint: self.endpoint.clone(), source: why }
+                }
+                _ => Error::Transport(source),
+            }
+        })?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         Ok(response)
     }
@@ -489,15 +425,18 @@ impl Client {
         if let Some(idle) = self.take_idle() {
             return Ok(idle);
         }
-        let failed = |source| Error::Connect { endpoint: self.endpoint.clone(), source };
-        match &self.endpoint {
-            Endpoint::Unix(path) => handshake(UnixStream::connect(path).await.map_err(failed)?).await,
-            Endpoint::Tcp(authority) => {
-                let stream = TcpStream::connect(authority).await.map_err(failed)?;
-                stream.set_nodelay(true)?;
-                handshake(stream).await
-            }
-        }
+        let (sender, connection) = http1::handshake(TokioIo::new(self.dial().await?)).await?;
+        // An error of the connection reaches the caller through the exchange it breaks.
+        tokio::spawn(connection.with_upgrades());
+        Ok(sender)
+    }
+
+    /// Opens a connection that speaks no HTTP yet.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if nobody listens, [`Error::Reach`] if the connection cannot be used.
+    pub async fn dial(&self) -> Result<Socket, Error> {
+        socket::dial(&self.endpoint, self.tls.as_ref()).await
     }
 
     fn take_idle(&self) -> Option<SendRequest<WireBody>> {
@@ -512,16 +451,6 @@ struct Head {
     method: Method,
     path: String,
     query: String,
-}
-
-async fn handshake<S>(stream: S) -> Result<SendRequest<WireBody>, Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // An error of the connection reaches the caller through the exchange it breaks.
-    tokio::spawn(connection.with_upgrades());
-    Ok(sender)
 }
 
 fn media_type(headers: &HeaderMap) -> &str {
@@ -560,20 +489,13 @@ fn maximum_version(message: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::UnixListener,
     };
-
-    #[test]
-    fn endpoints_parse_and_print() {
-        assert_eq!("unix:///run/x.sock".parse::<Endpoint>().unwrap().to_string(), "unix:///run/x.sock");
-        assert_eq!("tcp://localhost".parse::<Endpoint>().unwrap().to_string(), "tcp://localhost:2375");
-        assert_eq!("tcp://h:1/".parse::<Endpoint>().unwrap(), Endpoint::Tcp("h:1".into()));
-        assert!("/run/x.sock".parse::<Endpoint>().is_err());
-        assert!("ssh://host".parse::<Endpoint>().is_err());
-    }
 
     #[test]
     fn text_is_escaped_for_paths_and_queries() {

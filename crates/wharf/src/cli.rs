@@ -10,10 +10,12 @@ use wharf_model::Reference;
 use crate::{
     commands::{self, Lookup},
     config::Config,
+    connection::DEFAULT_HOST,
+    contexts,
     credentials::{self, Auth, Credentials},
     engine,
     failure::{Failure, Result},
-    help,
+    help, plugins,
     verb::usage_error,
 };
 
@@ -35,21 +37,21 @@ pub(crate) struct Globals {
     /// How much to log: debug, info, warn, error or fatal
     #[arg(short = 'l', long, value_name = "string", default_value = "info")]
     log_level: String,
-    /// Encrypt the connection (not supported yet)
+    /// Encrypt the connection; implied by --tlsverify
     #[arg(long)]
-    tls: bool,
+    pub(crate) tls: Option<bool>,
     /// Certificates of authorities to trust
     #[arg(long, value_name = "string")]
-    tlscacert: Option<String>,
+    pub(crate) tlscacert: Option<String>,
     /// Certificate of this client
     #[arg(long, value_name = "string")]
-    tlscert: Option<String>,
+    pub(crate) tlscert: Option<String>,
     /// Key of this client's certificate
     #[arg(long, value_name = "string")]
-    tlskey: Option<String>,
-    /// Encrypt the connection and check the engine's certificate (not supported yet)
+    pub(crate) tlskey: Option<String>,
+    /// Encrypt the connection and check the engine's certificate
     #[arg(long)]
-    tlsverify: bool,
+    pub(crate) tlsverify: Option<bool>,
     /// Print the version and quit
     #[arg(short = 'v', long)]
     version: bool,
@@ -70,11 +72,6 @@ impl Globals {
 
     fn check(&self) -> Result {
         const LEVELS: [&str; 5] = ["debug", "info", "warn", "error", "fatal"];
-        if self.tls || self.tlsverify {
-            return Err(Failure::message(
-                "TLS is not supported yet: reach a remote engine through an SSH tunnel to its socket instead",
-            ));
-        }
         if !LEVELS.contains(&self.log_level.as_str()) {
             return Err(Failure::message(format!("unable to parse logging level: {}", self.log_level)));
         }
@@ -106,6 +103,17 @@ impl Cli {
     /// The engine, connected; started first if it is ours to start.
     pub(crate) async fn engine(&self) -> Result<&Client> {
         self.client.get_or_try_init(|| engine::connect(&self.globals, self.config())).await
+    }
+
+    /// The name of the context in use.
+    pub(crate) fn context(&self) -> String {
+        contexts::current(&self.globals, self.config())
+    }
+
+    /// Where the engine is by flags and environment, without contexts.
+    pub(crate) fn default_host(&self) -> String {
+        let flag = self.globals.host.first().cloned();
+        flag.or_else(|| contexts::variable("DOCKER_HOST")).unwrap_or_else(|| DEFAULT_HOST.to_owned())
     }
 
     /// The credentials the user has.
@@ -184,13 +192,14 @@ async fn dispatch(args: Vec<OsString>) -> Result {
         words.push("--help".into());
     }
     if cli.globals.help || (asks_for_help && words.len() == 1) {
-        return cli.print(&help::top(&command));
+        return cli.print(&help::top(&command, &plugins::all(cli.config())));
     }
     if words.is_empty() {
-        cli.warn(help::top(&command).trim_end());
+        cli.warn(help::top(&command, &plugins::all(cli.config())).trim_end());
         return Ok(());
     }
     cli.globals.check()?;
+    let topic = asks_for_help.then(|| words[0].to_string_lossy().into_owned());
     match commands::lookup(&words) {
         Lookup::Verb { entry, words: count, spelled } => {
             entry.invoke(&cli, &spelled, words.split_off(count)).await
@@ -213,8 +222,15 @@ async fn dispatch(args: Vec<OsString>) -> Result {
                 if ["manifest", "volume"].contains(&group) { " COMMAND" } else { "" }
             ))),
         },
-        Lookup::Unknown(word) => Err(Failure::message(format!(
-            "wharf: unknown command: wharf {word}\n\nRun 'wharf --help' for more information"
-        ))),
+        Lookup::Unknown(word) => {
+            // As docker passes them on: `help VERB` stays so.
+            plugins::take_over(topic.as_deref().unwrap_or(&word), &args, &cli.globals, cli.config())?;
+            Err(Failure::message(match topic {
+                Some(topic) => format!("unknown help topic: {topic}"),
+                None => {
+                    format!("wharf: unknown command: wharf {word}\n\nRun 'wharf --help' for more information")
+                }
+            }))
+        }
     }
 }

@@ -17,6 +17,11 @@ pub(crate) struct Config {
     /// Headers for every request.
     #[serde(rename = "HttpHeaders")]
     pub(crate) http_headers: BTreeMap<String, String>,
+    /// The context in use, unless flags or the environment say another.
+    pub(crate) current_context: String,
+    /// More directories with programs that add verbs.
+    #[serde(rename = "cliPluginsExtraDirs")]
+    pub(crate) plugin_directories: Vec<PathBuf>,
     /// The keys that detach from a container.
     pub(crate) detach_keys: String,
     /// Default formats of listings.
@@ -86,30 +91,6 @@ impl Config {
                 [(name.to_owned(), value.clone()), (name.to_lowercase(), value.clone())]
             })
             .collect()
-    }
-
-    /// The address of the engine a context of Docker's names.
-    pub(crate) fn context_host(&self, name: &str) -> Option<String> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Meta {
-            name: String,
-            endpoints: BTreeMap<String, Endpoint>,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Endpoint {
-            #[serde(default)]
-            host: String,
-        }
-        // Contexts are kept in directories named by a hash; there are few of them.
-        let directories = std::fs::read_dir(self.directory.join("contexts/meta")).ok()?;
-        directories.flatten().find_map(|directory| {
-            let bytes = std::fs::read(directory.path().join("meta.json")).ok()?;
-            let meta: Meta = serde_json::from_slice(&bytes).ok()?;
-            let endpoint = meta.endpoints.into_iter().find(|(kind, _)| kind == "docker")?.1;
-            (meta.name == name).then_some(endpoint.host)
-        })
     }
 }
 

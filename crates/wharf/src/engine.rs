@@ -10,16 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wharf_api::client::{Client, Endpoint, Error, Options};
+use wharf_api::client::{Client, Error, Options};
 
 use crate::{
     cli::Globals,
     config::Config,
+    connection::{self, Target},
     failure::{Failure, Result},
 };
-
-/// Where our own engine listens.
-const DEFAULT_HOST: &str = "unix:///run/wharf/wharf.sock";
 
 /// How long an engine that was just started may take to listen.
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -27,14 +25,17 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 /// The internal verb that turns this process into a detached engine (see [`become_engine`]).
 pub(crate) const DETACH_WORD: &str = "__engine";
 
+/// The internal verb that runs a program in a session of its own (see [`become_session`]).
+pub(crate) const SESSION_WORD: &str = "__session";
+
 /// A client with an open connection to the engine the user means.
 pub(crate) async fn connect(globals: &Globals, config: &Config) -> Result<Client> {
-    let (host, chosen) = host(globals, config)?;
-    let endpoint: Endpoint = host.parse()?;
+    let Target { endpoint, tls, chosen } = connection::target(globals, config)?;
     let options = Options {
         user_agent: concat!("Wharf-Client/", env!("CARGO_PKG_VERSION"), " (linux)").to_owned(),
         version: std::env::var("DOCKER_API_VERSION").ok().filter(|version| !version.is_empty()),
         headers: config.http_headers.clone().into_iter().collect(),
+        tls,
     };
     let client = Client::new(endpoint, &options)?;
     match client.connect().await {
@@ -44,29 +45,6 @@ pub(crate) async fn connect(globals: &Globals, config: &Config) -> Result<Client
             Ok(client)
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// The engine's address, and whether the user chose it.
-fn host(globals: &Globals, config: &Config) -> Result<(String, bool)> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    match globals.host.as_slice() {
-        [] => {}
-        [host] => return Ok((host.clone(), true)),
-        _ => return Err(Failure::message("Please specify only one -H")),
-    }
-    let context = match (&globals.context, variable("DOCKER_HOST")) {
-        (Some(context), _) => Some(context.clone()),
-        (None, Some(host)) => return Ok((host, true)),
-        (None, None) => variable("DOCKER_CONTEXT"),
-    };
-    match context.filter(|name| name != "default") {
-        None => Ok((DEFAULT_HOST.to_owned(), false)),
-        Some(name) => config.context_host(&name).map(|host| (host, true)).ok_or_else(|| {
-            Failure::message(format!(
-                "current context \"{name}\" is not found on the file system, please check your config file"
-            ))
-        }),
     }
 }
 
@@ -143,4 +121,17 @@ pub(crate) fn become_engine(args: &[OsString]) -> Failure {
     }
     let error = Command::new(&program).args(args).exec();
     Failure::message(format!("cannot run {}: {error}", program.display()))
+}
+
+/// Leaves the terminal's session and becomes the program that `args` name. Returns only if that fails.
+pub(crate) fn become_session(args: &[OsString]) -> Failure {
+    let Some((program, args)) = args.split_first() else { return Failure::message("no program is given") };
+    // Whoever leads a process group cannot leave; it is in a session of its own as good as.
+    let _already_alone = rustix::process::setsid();
+    let error = Command::new(program).args(args).exec();
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound => "executable file not found in $PATH".to_owned(),
+        _ => error.to_string(),
+    };
+    Failure::message(format!("exec: {:?}: {reason}", program.to_string_lossy()))
 }

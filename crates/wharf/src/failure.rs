@@ -84,6 +84,7 @@ fn engine_text(error: &client::Error) -> String {
             format!("Cannot connect to the Docker daemon at {endpoint}. Is the docker daemon running?")
         }
         client::Error::Transport(source) => format!("error during connect: {source}"),
+        client::Error::Reach { endpoint, source } => format!("error during connect: {endpoint}: {source}"),
         other => other.to_string(),
     }
 }

@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, Command};
 use crate::{
     commands,
     failure::Result,
+    plugins::Plugin,
     verb::{Entry, with_manners},
 };
 
@@ -39,7 +40,7 @@ pub(crate) fn group(group: &str, spelled: &str) -> String {
 }
 
 /// The help of the whole program.
-pub(crate) fn top(globals: &Command) -> String {
+pub(crate) fn top(globals: &Command, plugins: &[Plugin]) -> String {
     let mut text = String::from("Usage:  wharf [OPTIONS] COMMAND\n\nRun containers\n\nCommon Commands:\n");
     let short = |entry: &&Entry| entry.names.iter().copied().find(|name| !name.contains(' '));
     let visible = || commands::VERBS.iter().filter(|entry| !entry.hidden);
@@ -50,7 +51,10 @@ pub(crate) fn top(globals: &Command) -> String {
     const COMMON: [&str; 6] = ["run", "exec", "ps", "images", "version", "info"];
     push_commands(&mut text, named(&|name| COMMON.contains(&name)));
     text.push_str("\nManagement Commands:\n");
-    push_commands(&mut text, commands::GROUPS.to_vec());
+    let marked: Vec<String> = plugins.iter().map(|plugin| format!("{}*", plugin.name)).collect();
+    let groups = commands::GROUPS.iter().copied().filter(|(name, _)| !commands::HIDDEN_GROUPS.contains(name));
+    let others = marked.iter().zip(plugins).map(|(name, plugin)| (name.as_str(), plugin.about.as_str()));
+    push_commands(&mut text, groups.chain(others).collect());
     text.push_str("\nCommands:\n");
     push_commands(&mut text, named(&|name| !COMMON.contains(&name)));
     push_flags(&mut text, "Global Options", globals);

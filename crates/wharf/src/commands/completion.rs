@@ -6,31 +6,55 @@ use clap_complete::Shell;
 use super::{GROUPS, VERBS};
 use crate::{
     cli::{Cli, Globals},
-    failure::{Failure, Result},
+    failure::Result,
     verb::{Arity, Verb},
 };
 
-/// The raw arguments of `completion`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Completion {
-    #[arg(hide = true)]
-    shell: Vec<String>,
+macro_rules! shells {
+    ($($name:ident: $about:literal),*) => {
+        $(
+            /// The raw arguments of the verb of this shell.
+            #[derive(Debug, clap::Args)]
+            pub(crate) struct $name {
+                /// Leave descriptions out
+                #[arg(long)]
+                no_descriptions: bool,
+            }
+
+            impl Verb for $name {
+                const ABOUT: &'static str = $about;
+                const USAGE: &'static str = "[OPTIONS]";
+                const ARITY: Arity = Arity::None;
+
+                async fn run(self, cli: &Cli) -> Result {
+                    write(cli, Shell::$name, self.no_descriptions)
+                }
+            }
+        )*
+    };
 }
 
-impl Verb for Completion {
-    const ABOUT: &'static str = "Write the completion script of a shell";
-    const USAGE: &'static str = "bash|elvish|fish|powershell|zsh";
-    const ARITY: Arity = Arity::Exactly(1);
+shells! {
+    Bash: "Write the completion script of bash",
+    Elvish: "Write the completion script of elvish",
+    Fish: "Write the completion script of fish",
+    PowerShell: "Write the completion script of powershell",
+    Zsh: "Write the completion script of zsh"
+}
 
-    async fn run(self, cli: &Cli) -> Result {
-        let name = &self.shell[0];
-        let shell: Shell = name.parse().map_err(|_| {
-            Failure::message(format!("unknown shell \"{name}\": use bash, elvish, fish, powershell or zsh"))
-        })?;
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut tree(), "wharf", &mut script);
-        cli.print(&String::from_utf8_lossy(&script))
+fn write(cli: &Cli, shell: Shell, plain: bool) -> Result {
+    let mut tree = tree();
+    if plain {
+        tree = bare(tree);
     }
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut tree, "wharf", &mut script);
+    cli.print(&String::from_utf8_lossy(&script))
+}
+
+/// The same without a word about anything.
+fn bare(command: Command) -> Command {
+    command.about("").mut_args(|arg| arg.help("")).mut_subcommands(bare)
 }
 
 /// All verbs as one command, which the program itself never needs.

@@ -50,8 +50,9 @@ impl Verb for Info {
             (None, Some("json")) => cli.line(&to_json(&info))?,
             (None, _) => {
                 let client = format!(
-                    "Client:\n Version:    {}\n Context:    default\n Debug Mode: false\n\nServer:\n",
-                    env!("CARGO_PKG_VERSION")
+                    "Client:\n Version:    {}\n Context:    {}\n Debug Mode: false\n\nServer:\n",
+                    env!("CARGO_PKG_VERSION"),
+                    cli.context()
                 );
                 cli.print(&client)?;
                 if failure.is_none() {

@@ -198,16 +198,30 @@ async fn show(
     format: Option<&str>,
     options: &Options,
 ) -> Result {
-    let template = match format {
-        None | Some("" | "json") => None,
-        Some(source) => Some(
-            Template::parse("", source)
-                .map_err(|error| Failure::status(BAD_TEMPLATE, format!("template parsing error: {error}")))?,
-        ),
-    };
-    let (mut documents, mut text, mut failures) = (Vec::new(), String::new(), Vec::new());
+    // A template that means nothing is told before anything is asked.
+    parsed(format)?;
+    let mut found = Vec::new();
     for name in names {
-        match find(cli, kinds, name, options).await {
+        found.push(find(cli, kinds, name, options).await);
+    }
+    present(cli, format, found)
+}
+
+fn parsed(format: Option<&str>) -> Result<Option<Template>> {
+    match format {
+        None | Some("" | "json") => Ok(None),
+        Some(source) => Template::parse("", source)
+            .map(Some)
+            .map_err(|error| Failure::status(BAD_TEMPLATE, format!("template parsing error: {error}"))),
+    }
+}
+
+/// Shows documents as JSON or through a template, and fails with what could not be found.
+pub(super) fn present(cli: &Cli, format: Option<&str>, found: Vec<Result<String>>) -> Result {
+    let template = parsed(format)?;
+    let (mut documents, mut text, mut failures) = (Vec::new(), String::new(), Vec::new());
+    for document in found {
+        match document {
             Err(failure) => failures.push(failure),
             Ok(document) => match &template {
                 None => documents.push(document),
@@ -253,12 +267,13 @@ async fn find(cli: &Cli, kinds: &[Kind], name: &str, options: &Options) -> Resul
 }
 
 /// Members that are maps of the user's, where any key may be asked for; all other objects have fixed fields.
-const MAPS: [&str; 18] = [
+const MAPS: [&str; 20] = [
     "Annotations",
     "Attributes",
     "Containers",
     "Data",
     "DriverOpts",
+    "Endpoints",
     "ExposedPorts",
     "Labels",
     "MaskedPaths",
@@ -269,6 +284,7 @@ const MAPS: [&str; 18] = [
     "Status",
     "StorageOpt",
     "Sysctls",
+    "TLSMaterial",
     "Tmpfs",
     "Volumes",
     "DriverStatus",

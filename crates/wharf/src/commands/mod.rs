@@ -4,9 +4,11 @@ pub(crate) mod attach;
 pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod completion;
+pub(crate) mod context;
 pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod df;
+pub(crate) mod dial_stdio;
 pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod exec;
@@ -61,7 +63,9 @@ use crate::{
 
 /// Groups of verbs and what they are about.
 pub(crate) const GROUPS: &[(&str, &str)] = &[
+    ("completion", "Write the completion script of a shell"),
     ("container", "Manage containers"),
+    ("context", "Manage contexts"),
     ("image", "Manage images"),
     ("manifest", "Manage lists of manifests in registries"),
     ("network", "Manage networks"),
@@ -69,6 +73,9 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("system", "Manage the engine"),
     ("volume", "Manage volumes"),
 ];
+
+/// Those that help leaves out.
+pub(crate) const HIDDEN_GROUPS: &[&str] = &["completion"];
 
 /// Every verb there is.
 pub(crate) const VERBS: &[Entry] = &[
@@ -118,6 +125,7 @@ pub(crate) const VERBS: &[Entry] = &[
     Entry::of::<network::Ls>(&["network ls", "network list"]),
     Entry::of::<check::Check>(&["system check"]),
     Entry::of::<df::Df>(&["system df"]),
+    Entry::of::<dial_stdio::DialStdio>(&["system dial-stdio"]).hidden(),
     Entry::of::<events::Events>(&["system events", "events"]),
     Entry::of::<info::Info>(&["system info", "info"]),
     Entry::of::<prune::System>(&["system prune"]),
@@ -132,7 +140,20 @@ pub(crate) const VERBS: &[Entry] = &[
     Entry::of::<logout::Logout>(&["logout"]),
     Entry::of::<search::Search>(&["search"]),
     Entry::of::<version::Version>(&["version"]),
-    Entry::of::<completion::Completion>(&["completion"]).hidden(),
+    Entry::of::<completion::Bash>(&["completion bash"]),
+    Entry::of::<completion::Elvish>(&["completion elvish"]),
+    Entry::of::<completion::Fish>(&["completion fish"]),
+    Entry::of::<completion::PowerShell>(&["completion powershell"]),
+    Entry::of::<completion::Zsh>(&["completion zsh"]),
+    Entry::of::<context::Create>(&["context create"]),
+    Entry::of::<context::Export>(&["context export"]),
+    Entry::of::<context::Import>(&["context import"]),
+    Entry::of::<context::Inspect>(&["context inspect"]),
+    Entry::of::<context::Ls>(&["context ls", "context list"]),
+    Entry::of::<context::Rm>(&["context rm", "context remove"]),
+    Entry::of::<context::Show>(&["context show"]),
+    Entry::of::<context::Update>(&["context update"]),
+    Entry::of::<context::Use>(&["context use"]),
 ];
 
 /// What the first words of a command line mean.

@@ -42,7 +42,7 @@ impl Verb for Version {
             Ok((api, server)) => (api, server, None),
             Err(failure) => (Client::NEWEST_VERSION.to_owned(), Value::Nil, Some(failure)),
         };
-        let both = Value::map([("Client", own(&api)), ("Server", server)]);
+        let both = Value::map([("Client", own(&api, &cli.context())), ("Server", server)]);
         match (&template, self.format.as_deref()) {
             (Some(template), _) => {
                 let mut text = String::new();
@@ -66,7 +66,7 @@ fn typed(both: &Value) -> Value {
 }
 
 /// What this program says about itself.
-fn own(api: &str) -> Value {
+fn own(api: &str, context: &str) -> Value {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -78,7 +78,7 @@ fn own(api: &str) -> Value {
         ("DefaultAPIVersion", Client::NEWEST_VERSION.into()),
         ("Os", "linux".into()),
         ("Arch", architecture.into()),
-        ("Context", "default".into()),
+        ("Context", context.into()),
     ])
 }
 

@@ -150,6 +150,17 @@ impl Settings {
         auths.len() != before
     }
 
+    /// Sets or removes the name of the context in use; says whether that is new.
+    pub(super) fn set_context(&mut self, name: Option<&str>) -> bool {
+        const KEY: &str = "currentContext";
+        match name {
+            Some(name) => {
+                self.document.insert(KEY.into(), name.into()).as_ref().and_then(Value::as_str) != Some(name)
+            }
+            None => self.document.remove(KEY).is_some(),
+        }
+    }
+
     /// Changes the file, unless `change` says that there is nothing to change; returns what it says.
     pub(super) fn change(path: &Path, change: impl FnOnce(&mut Self) -> bool) -> Result<bool, Error> {
         // A link to where somebody keeps their settings stays a link.

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{Auth, Error, host};
+use crate::trusted;
 
 /// What the names of helper programs begin with.
 const PREFIX: &str = "docker-credential-";
@@ -126,16 +127,19 @@ impl Helper {
         if input.contains(&b'\n') || input.contains(&0) {
             return Err(failed("the address of the registry has a line break".into()));
         }
-        let child = Command::new(&self.program)
+        let warn = |text: &str| {
+            let _ = io::Write::write_all(&mut io::stderr(), format!("{text}\n").as_bytes());
+        };
+        let missing = || failed(format!("exec: {:?}: executable file not found in $PATH", self.program));
+        let program = trusted::in_path(&self.program, &warn).ok_or_else(missing)?;
+        let child = Command::new(program)
             .arg(word)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => {
-                    failed(format!("exec: {:?}: executable file not found in $PATH", self.program))
-                }
+                io::ErrorKind::NotFound => missing(),
                 _ => failed(format!("{}: {error}", self.program)),
             })?;
         let deadline = env::var(DEADLINE_VARIABLE).ok().and_then(|text| text.parse().ok());

@@ -210,6 +210,11 @@ impl Credentials {
     }
 }
 
+/// Sets the context in use in the settings in `directory`, or removes it. They are kept by the same file as credentials.
+pub(crate) fn set_current_context(directory: &Path, name: Option<&str>) -> Result<(), Error> {
+    Settings::change(&directory.join("config.json"), |settings| settings.set_context(name)).map(drop)
+}
+
 /// The credentials for `server` that the environment has.
 fn in_variable(server: &str) -> Result<Option<Auth>, Error> {
     let Some(text) = std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()) else { return Ok(None) };
