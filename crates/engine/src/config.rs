@@ -6,6 +6,7 @@ use wharf_image::Concurrency;
 
 use crate::ContainerDefaults;
 pub use wharf_image::LayerStorage;
+use wharf_model::spec::LogSpec;
 
 /// Everything an engine is told at start.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct EngineConfig {
     pub labels: Vec<String>,
     /// What containers get that do not ask for something else.
     pub defaults: ContainerDefaults,
+    /// Log driver of containers that name none, and its options.
+    pub log: LogSpec,
 }
 
 /// The default exec root: the engine there owns the plain names (`wharf0`, table `wharf`).
@@ -103,6 +106,7 @@ mod tests {
             image_budget: None,
             labels: Vec::new(),
             defaults: ContainerDefaults::default(),
+            log: LogSpec::default(),
         };
         assert_eq!(at("/run/wharf").cgroup_parent(), "/wharf");
         assert_ne!(at("/tmp/a").instance(), at("/tmp/b").instance());

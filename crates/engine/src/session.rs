@@ -182,14 +182,14 @@ impl Followers {
 }
 
 /// Membership of one session; leaves when dropped.
-struct Follower {
+pub(crate) struct Follower {
     container: Arc<Container>,
     id: u64,
     acknowledge: bool,
 }
 
 impl Follower {
-    async fn join(container: &Arc<Container>, acknowledge: bool) -> Self {
+    pub(crate) async fn join(container: &Arc<Container>, acknowledge: bool) -> Self {
         let (id, request) = {
             let mut state = container.followers.lock();
             state.next += 1;

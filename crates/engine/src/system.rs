@@ -51,6 +51,7 @@ impl Engine {
                 labels: live.config.labels.clone(),
                 insecure_registries: live.config.registries.insecure.clone(),
                 registry_mirrors: live.config.registries.mirrors.clone(),
+                log_driver: crate::logs::default_driver(&inner.config.log).to_owned(),
                 descriptors: hostfs::read_dir(Path::new("/proc/self/fd")).map_or(0, |names| names.len()),
                 event_listeners,
                 time: Timestamp::now(),

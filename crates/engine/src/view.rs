@@ -411,6 +411,8 @@ pub struct SystemView {
     pub insecure_registries: Vec<String>,
     /// Mirrors of `docker.io`.
     pub registry_mirrors: Vec<String>,
+    /// The log driver of containers that name none.
+    pub log_driver: String,
     /// Open descriptors of the engine.
     pub descriptors: usize,
     /// Clients listening to events.

@@ -42,3 +42,4 @@ pub use credential::Credential;
 pub use error::{Error, Result};
 pub use proxy::Proxies;
 pub use repository::{Access, BlobSource, Document, Download, Pushed, Repository, Target};
+pub use trust::tls_settings;

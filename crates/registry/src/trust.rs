@@ -109,6 +109,25 @@ impl Trust {
     }
 }
 
+/// Settings of TLS connections to others than registries: trusts `authorities` (PEM) besides the machine's own, and
+/// shows `identity` (certificate chain and key, PEM) to who asks. Without `verify` anybody is trusted.
+///
+/// # Errors
+/// [`Error::Config`] when something is not PEM.
+pub fn tls_settings(
+    authorities: Option<&[u8]>,
+    identity: Option<(&[u8], &[u8])>,
+    verify: bool,
+) -> Result<Arc<ClientConfig>> {
+    let authorities =
+        authorities.map(|pem| certificates(pem, "authorities")).transpose()?.unwrap_or_default();
+    let identity =
+        identity.map(|(chain, key)| Identity::new(chain, key, "client certificate")).transpose()?;
+    let mut settings = Trust::new(authorities, identity, !verify).make(verify)?;
+    settings.alpn_protocols.clear();
+    Ok(Arc::new(settings))
+}
+
 /// The machine's authorities, read once. A machine without any trusts nobody.
 fn machine_roots() -> &'static RootCertStore {
     static ROOTS: OnceLock<RootCertStore> = OnceLock::new();

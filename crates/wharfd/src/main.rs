@@ -224,6 +224,7 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig> {
         transfers: settings.transfers,
         image_budget: settings.image_budget,
         labels: settings.labels.clone(),
+        log: settings.log.clone(),
         defaults: settings.defaults.clone(),
     })
 }

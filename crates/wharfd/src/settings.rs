@@ -17,6 +17,7 @@ use serde::Deserialize;
 use tracing::Level;
 use wharf_engine::{ContainerDefaults, LayerStorage};
 use wharf_image::Concurrency;
+use wharf_model::spec::LogSpec;
 use wharf_server::TlsFiles;
 
 pub(crate) use values::Host;
@@ -174,6 +175,13 @@ struct Given {
     /// Processes in containers gain no privileges by executing files unless they ask for it
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     no_new_privileges: Option<bool>,
+    /// Log driver of containers that ask for no other (default local)
+    #[arg(long, value_name = "DRIVER")]
+    log_driver: Option<String>,
+    /// Option of the default log driver; may be repeated
+    #[arg(long = "log-opt", value_name = "NAME=VALUE")]
+    #[serde(rename = "log-opts", deserialize_with = "values::pairs_of_file")]
+    log_opt: Option<Vec<String>>,
     /// Name server for containers that ask for no other; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     dns: Option<Vec<String>>,
@@ -204,6 +212,7 @@ pub(crate) struct Settings {
     pub(crate) log_as_json: bool,
     pub(crate) raw_logs: bool,
     pub(crate) labels: Vec<String>,
+    pub(crate) log: LogSpec,
     pub(crate) live_restore: bool,
     /// `None` for no limit.
     pub(crate) shutdown_timeout: Option<Duration>,
@@ -264,6 +273,7 @@ impl Settings {
             },
             raw_logs: once!(raw_logs, "raw-logs").unwrap_or_default(),
             labels: values::labels(once!(label, "labels").unwrap_or_default())?,
+            log: values::log(once!(log_driver, "log-driver"), once!(log_opt, "log-opts"))?,
             live_restore: once!(live_restore, "live-restore").unwrap_or(true),
             shutdown_timeout: u64::try_from(
                 once!(shutdown_timeout, "shutdown-timeout").unwrap_or(SHUTDOWN_TIMEOUT),
@@ -520,7 +530,7 @@ mod tests {
 
     #[test]
     fn docker_s_daemon_json_is_understood() {
-        let file = r#"{"default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": 1024}}, "labels": ["a=b"],
+        let file = r#"{"default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": 1024}}, "labels": ["a=b"], "log-opts": {"max-size": "1m"},
             "authorization-plugins": ["p"], "shutdown-timeout": -1, "default-shm-size": "64M", "dns": ["192.0.2.1"],
             "proxies": {"http-proxy": "http://p:1"}, "log-format": "json", "iptables": true}"#;
         let settings = settings(&["--max-download-attempts", "2"], file).unwrap();
@@ -553,6 +563,11 @@ mod tests {
         assert!(message(&["--image-budget", "much"], "{}").contains("invalid image-budget \"much\""));
         assert!(message(&["--default-ulimit", "nofil=1"], "{}").contains("invalid ulimit type: nofil"));
         assert!(message(&["--default-ulimit", "nofile=2:1"], "{}").contains("less than or equal"));
+        assert!(
+            message(&["--log-opt", "bogus=1"], "{}")
+                .contains("failed to set log opts: unknown log opt 'bogus'")
+        );
+        assert!(message(&[], r#"{"log-driver": "x"}"#).contains("error looking up logging plugin x"));
         assert!(message(&["--label", "x"], "{}").contains("bad attribute format: x"));
         assert!(message(&["--label", "x=1", "--label", "x=2"], "{}").contains("conflict labels for x"));
         assert!(message(&["--default-ipc-mode", "host"], "{}").contains("use private or shareable"));

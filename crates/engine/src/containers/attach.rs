@@ -6,8 +6,8 @@ use wharf_shim::protocol::Request;
 use wharf_shim::spool::{self, Entry, Position, Reader};
 
 use super::Phase;
-use super::logs::spool_error;
 use crate::blocking::blocking;
+use crate::logs::spool_error;
 use crate::session::{DetachKeys, Input, OutputStream, Session, Source, Until, chunk, expect_ok, pump};
 use crate::{AttachOptions, Engine, Error, OutputChunk, Result};
 

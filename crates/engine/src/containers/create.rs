@@ -10,9 +10,9 @@ use wharf_model::network::Port;
 use wharf_model::spec::{Healthcheck, HostSpec, MountKind, RestartName, RestartPolicy};
 use wharf_model::{ContainerId, ContainerSpec, signal, user_paths};
 
-use super::{Container, Phase, Record, logopts, modes, names, random_id, record};
+use super::{Container, Phase, Record, modes, names, random_id, record};
 use crate::blocking::blocking;
-use crate::{Engine, Error, Result, copy_up, spec};
+use crate::{Engine, Error, Result, copy_up, logs, spec};
 
 impl Engine {
     /// Makes a container; answers its id and warnings for a person.
@@ -44,6 +44,7 @@ impl Engine {
         let foreign = check_platform(&spec, &image)?;
         let mut spec = merge(spec, &image);
         self.live().config.defaults.apply(&mut spec.host);
+        logs::merge(&mut spec.host.log, &self.inner.config.log);
         let mut warnings = self.check(&mut spec)?;
         warnings.extend(foreign);
         let id = ContainerId::from_bytes(random_id()?);
@@ -160,7 +161,7 @@ impl Engine {
             return Err(Error::Invalid("can't create 'AutoRemove' container with restart policy".into()));
         }
         check_policy(policy)?;
-        logopts::limits(&spec.host.log)?;
+        logs::validate(&spec.host.log)?;
         if spec.host.annotations.contains_key("") {
             return Err(Error::Invalid(
                 "invalid Annotations: the empty string is not permitted as an annotation key".into(),
@@ -303,10 +304,6 @@ fn normalise(mut spec: ContainerSpec) -> ContainerSpec {
     spec.host.readonly_paths.get_or_insert_with(|| if open { Vec::new() } else { readonly() });
     if spec.host.shm_size == 0 {
         spec.host.shm_size = 64 * 1024 * 1024;
-    }
-    if spec.host.log.driver.is_empty() {
-        // Docker's word for the default; what is on disk is the spool.
-        spec.host.log.driver = "json-file".to_owned();
     }
     // Swap is as much again as memory, unless said otherwise.
     if spec.host.memory > 0 && spec.host.memory_swap == 0 {

@@ -96,7 +96,12 @@ impl Engine {
             ports: ports(&record),
             restart_count: record.restart_count,
             execs: self.inner.execs.of_container(&record.id),
-            log_path: file("log"),
+            // As in Docker: a file that is an interface, once there was a start.
+            log_path: if record.spec.host.log.driver == "json-file" && record.started_at.is_some() {
+                file(&crate::logs::json_file_name(record.id.as_str()))
+            } else {
+                String::new()
+            },
             resolv_conf_path: shared("resolv.conf"),
             hostname_path: shared("hostname"),
             hosts_path: shared("hosts"),

@@ -24,8 +24,6 @@ mod export;
 mod inspect;
 mod links;
 mod list;
-mod logopts;
-mod logs;
 mod machine;
 mod modes;
 mod names;
@@ -73,12 +71,15 @@ use crate::events::Bus;
 use crate::exec::Execs;
 use crate::link::Link;
 use crate::live::Live;
+use crate::logs::{LogFollower, Packer};
 use crate::session::Followers;
 use crate::why::{self, Endings};
 use crate::{EngineConfig, Error, Result};
 
 /// How long a shutdown waits for what ended containers leave behind.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it waits for the log drivers of stopped containers.
+const LOG_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The engine: a handle that is cheap to clone.
 #[derive(Clone)]
@@ -100,6 +101,8 @@ pub(crate) struct Inner {
     pub(crate) containers: Table,
     pub(crate) endings: Endings,
     pub(crate) execs: Execs,
+    /// Compresses logs.
+    pub(crate) packer: Packer,
     /// The shim's executable behind a read-only mount: no container can write to it through `/proc`.
     pub(crate) shim: OwnedFd,
     /// Runs that have ended and are still being cleaned up; their containers may be forgotten already.
@@ -115,8 +118,10 @@ pub(crate) struct Progress {
     pub(crate) run: u64,
     /// A run is going on.
     pub(crate) running: bool,
-    /// End of the output so far; final once `running` is false.
+    /// End of the output so far; final once `complete` is set or `running` is not.
     pub(crate) output: Position,
+    /// The present run has ended and its output is complete.
+    pub(crate) complete: bool,
     /// Exit code of the last run that ended, or of the start that failed.
     pub(crate) exit: Option<i32>,
     /// Counts the exits since this engine opened it.
@@ -141,6 +146,8 @@ pub(crate) struct Container {
     link: Mutex<Option<Arc<Link>>>,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) followers: Followers,
+    /// Who follows its output for its log driver.
+    pub(crate) log: LogFollower,
 }
 
 impl Container {
@@ -154,6 +161,7 @@ impl Container {
             record: Mutex::new(record),
             link: Mutex::new(None),
             followers: Followers::default(),
+            log: LogFollower::default(),
         })
     }
 
@@ -243,6 +251,7 @@ impl Engine {
                 containers: Table::default(),
                 endings: Endings::default(),
                 execs: Execs::default(),
+                packer: Packer::default(),
                 shim,
                 cleanups: watch::Sender::new(0),
                 closing: watch::Sender::new(false),
@@ -263,8 +272,12 @@ impl Engine {
                 let _logged = self.save(&container).await;
             });
             futures_util::future::join_all(stops).await;
+            // What is left waits for the next engine.
+            let all = self.inner.containers.all();
+            futures_util::future::join_all(all.iter().map(|one| self.finish_log(one, LOG_DEADLINE))).await;
         }
         self.inner.closing.send_replace(true);
+        self.inner.packer.close();
         let mut cleanups = self.inner.cleanups.subscribe();
         let settled =
             tokio::time::timeout(SHUTDOWN_DEADLINE, cleanups.wait_for(|running| *running == 0)).await;

@@ -151,13 +151,21 @@ impl Engine {
                 if let Err(error) = self.save(container).await {
                     tracing::error!(container = %container.id, %error, "cannot record that the container runs");
                 }
+                self.follow_log(container);
                 self.clone().supervise(container.clone(), link, events, None);
             }
             Found::Ended(ended) => {
+                // What it wrote last may not have reached its log driver.
+                self.follow_log(container);
                 let removing = self.record_end(container, &ended).await;
                 self.clean_up_run(container, removing).await;
             }
-            Found::AsRecorded => self.settle_resting(container).await,
+            Found::AsRecorded => {
+                if container.record().started_at.is_some() {
+                    self.follow_log(container);
+                }
+                self.settle_resting(container).await;
+            }
         }
     }
 

@@ -79,6 +79,7 @@ impl Engine {
 
     /// Removes the files of a container that is forgotten. Goes on after an error and reports each.
     pub(super) async fn remove_remains(&self, container: &Arc<Container>, volumes: bool) {
+        self.end_log(container).await;
         let (engine, id) = (self.clone(), container.id.clone());
         let mut anonymous: Vec<String> = Vec::new();
         if volumes {

@@ -19,10 +19,11 @@ use wharf_net::{Attached, EndpointRequest, HostPort, PortRequest};
 use wharf_shim::protocol::{Event, OverlayRoot, Reply, Request, ShimConfig, VERSION};
 
 use super::modes::Joined;
-use super::{Container, Phase, Record, logopts};
+use super::{Container, Phase, Record};
 use crate::blocking::blocking;
 use crate::child::{self, ShimProcess};
 use crate::link::{Events, Link, failure};
+use crate::logs::Settings;
 use crate::spec::{self, SeccompOption, Surroundings};
 use crate::{Engine, Error, Result, files};
 
@@ -79,11 +80,12 @@ impl Engine {
     }
 
     async fn launch(&self, container: &Arc<Container>) -> Result<()> {
+        let log = self.prepare_log(container).await?;
         let joined = self.join(container)?;
         self.refresh_links(container)?;
         let (engine, record) = (self.clone(), container.record().clone());
         let spawned = blocking(move || {
-            let (control, command) = engine.prepare(&record, joined)?;
+            let (control, command) = engine.prepare(&record, joined, &log)?;
             Ok((control, child::spawn(command)?))
         });
         let (control, child) = spawned.await?;
@@ -159,10 +161,12 @@ impl Engine {
         }
         container.progress.send_modify(|progress| {
             progress.run += 1;
+            progress.complete = false;
             progress.running = true;
             progress.busy = true;
             progress.restarting = false;
         });
+        self.follow_log(container);
         // The container runs whether or not this can be written; `recover` would find it by its shim.
         if let Err(error) = self.save(container).await {
             tracing::error!(container = %container.id, %error, "cannot record that the container runs");
@@ -207,7 +211,7 @@ impl Engine {
     }
 
     /// Writes everything the shim reads; answers its configuration file and the command that runs it.
-    fn prepare(&self, record: &Record, joined: Joined) -> Result<(OwnedFd, Command)> {
+    fn prepare(&self, record: &Record, joined: Joined, log: &Settings) -> Result<(OwnedFd, Command)> {
         let config = &self.inner.config;
         let directory = config.containers_dir().join(record.id.as_str());
         let run_dir = config.run_dir().join(record.id.as_str());
@@ -228,16 +232,16 @@ impl Engine {
         let layers = self.inner.images.snapshot(record.id.as_str())?;
         let security = spec::options(&record.spec.host)?;
         let host = &record.spec.host;
-        let limits = logopts::limits(&host.log)?;
+        let log_dir = directory.join("log");
         let shim = ShimConfig {
             version: VERSION,
             id: record.id.to_string(),
             bundle: directory.clone(),
             run_dir,
-            log_dir: directory.join("log"),
-            log_segment_bytes: limits.segment_bytes,
-            log_segments: limits.segments,
-            log_hold: None,
+            log_segment_bytes: log.spool.segment_bytes,
+            log_segments: log.spool.segments,
+            log_hold: self.log_hold(&log_dir, log)?,
+            log_dir,
             rootfs: Some(OverlayRoot {
                 base: layers.base,
                 lower: layers.lower,

@@ -42,12 +42,17 @@ impl Engine {
                         self.inner.execs.ended(&self, &container, &id, status)
                     }
                     Event::Exited { status: exited, end } => {
-                        container.progress.send_modify(|progress| progress.output = end);
+                        container.progress.send_modify(|progress| {
+                            progress.output = end;
+                            progress.complete = true;
+                        });
+                        self.finish_log_file(&container).await;
                         status = Some(exited);
                         break;
                     }
                     Event::OutOfMemory { kills } => self.out_of_memory(&container, kills).await,
-                    Event::Created { .. } | Event::Failed { .. } | Event::Rotated { .. } => {}
+                    Event::Rotated { .. } => self.pack_log(&container),
+                    Event::Created { .. } | Event::Failed { .. } => {}
                 }
             }
             if *self.inner.closing.borrow() && status.is_none() {
@@ -162,6 +167,8 @@ impl Engine {
         self.explain_end(container).await;
         if removing {
             self.remove_remains(container, true).await;
+        } else {
+            self.pack_log(container);
         }
         container.progress.send_modify(|progress| progress.busy = false);
         if container.record().phase == Phase::Restarting {

@@ -19,7 +19,7 @@ use crate::error::{Failure, Result};
 
 /// `/dev/shm` of a container that asked for no size.
 const SHM_SIZE: i64 = 64 << 20;
-/// The one log driver.
+/// The log driver of records from before there was more than one.
 const LOG_DRIVER: &str = "json-file";
 /// The one runtime.
 pub(crate) const RUNTIME: &str = "wharf";

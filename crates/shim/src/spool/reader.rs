@@ -132,7 +132,7 @@ impl Reader {
     /// The end of the spool in `dir`: behind its last whole record. Reads the last segment.
     pub fn end(dir: &Path) -> Result<Position, SpoolError> {
         let last = Directory::open(dir)?.segments()?.last().copied().unwrap_or_default();
-        let mut reader = Self::open_at(dir, Origin::Position(Position { segment: last, offset: 0 }))?;
+        let mut reader = Self::open_last(dir, last)?;
         while reader.find()?.is_some() {}
         Ok(reader.position)
     }

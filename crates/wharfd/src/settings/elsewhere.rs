@@ -57,13 +57,6 @@ const TABLE: &[Elsewhere] = &[
     Elsewhere("ip6tables", "", &["true"], "the firewall is one table of nftables, which is always made"),
     Elsewhere("iptables", "", &["true"], "the firewall is one table of nftables, which is always made"),
     Elsewhere("ipv6", "", &["false"], NETWORKS),
-    Elsewhere(
-        "log-driver",
-        "",
-        &["", "json-file", "local"],
-        "other log drivers are chosen for each container",
-    ),
-    Elsewhere("log-opt", "log-opts", &[], "options of logs are given for each container"),
     Elsewhere("metrics-addr", "", &[""], "there are no metrics yet"),
     Elsewhere("mtu", "", &["0", "1500"], NETWORKS),
     Elsewhere("network-control-plane-mtu", "", &["*"], SWARM),
@@ -156,12 +149,11 @@ mod tests {
 
     #[test]
     fn what_changes_nothing_is_taken() {
-        let args =
-            ["wharfd", "--iptables=true", "--userland-proxy", "-D", "--mtu", "1500", "--log-driver=local"];
+        let args = ["wharfd", "--iptables=true", "--userland-proxy", "-D", "--mtu", "1500", "--icc=true"];
         let kept = strip(args.iter().map(OsString::from)).unwrap();
         assert_eq!(kept, ["wharfd", "-D"]);
         let text = r#"{"experimental": true, "icc": true, "exec-opts": ["native.cgroupdriver=cgroupfs"], "debug": true,
-            "features": {"buildkit": true}, "log-opts": {}}"#;
+            "features": {"buildkit": true}}"#;
         let mut document = serde_json::from_str(text).unwrap();
         take(&mut document).unwrap();
         assert_eq!(document.keys().collect::<Vec<_>>(), ["debug"]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
-use wharf_model::spec::Ulimit;
+use wharf_model::spec::{LogSpec, Ulimit};
 
 /// Docker's port of the API with TLS, and without.
 const TLS_PORT: u16 = 2376;
@@ -173,4 +173,23 @@ pub(super) fn ulimits_of_file<'de, D: Deserializer<'de>>(reader: D) -> Result<Op
         format!("{name}={}:{}", limit.soft, limit.hard)
     };
     Ok(limits.map(|limits| limits.into_iter().map(text).collect()))
+}
+/// The default log driver and its options, `NAME=VALUE` each.
+pub(super) fn log(driver: Option<String>, options: Option<Vec<String>>) -> Result<LogSpec> {
+    let pair = |text: String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => bail!("invalid log option {text:?}: expected NAME=VALUE"),
+    };
+    let options = options.into_iter().flatten().map(pair).collect::<Result<_>>()?;
+    let log = LogSpec { driver: driver.unwrap_or_default(), options };
+    wharf_engine::validate_log_defaults(&log)?;
+    Ok(log)
+}
+
+/// The settings file has pairs as an object.
+pub(super) fn pairs_of_file<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<Vec<String>>, D::Error> {
+    let map = Option::<BTreeMap<String, String>>::deserialize(from)?;
+    Ok(map.map(|map| map.into_iter().map(|(name, value)| format!("{name}={value}")).collect()))
 }

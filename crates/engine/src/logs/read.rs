@@ -7,6 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use wharf_shim::spool::{self, Lines, Piece, Position, Reader};
 
+use super::{Facts, Settings};
 use crate::blocking::blocking;
 use crate::session::{OutputStream, Source, Until, chunk, pump};
 use crate::{Engine, Error, LogOptions, OutputChunk, Result, Stream};
@@ -26,11 +27,13 @@ impl Engine {
         if !options.stdout && !options.stderr {
             return Err(Error::Invalid("Bad parameters: you must choose at least one stream".into()));
         }
-        let (tty, none, prefix) = {
+        let (tty, readable, prefix) = {
             let record = container.record();
-            (record.spec.tty, record.spec.host.log.driver == "none", details(&record.spec, options.details))
+            let readable = Settings::read(&record.spec.host.log).is_ok_and(|settings| settings.readable);
+            let facts = options.details.then(|| Facts::of(&record, String::new()));
+            (record.spec.tty, readable, facts.map(|facts| facts.details()).unwrap_or_default())
         };
-        if none {
+        if !readable {
             return Err(Error::NotImplemented("configured logging driver does not support reading".into()));
         }
         let directory = self.inner.config.containers_dir().join(container.id.as_str()).join("log");
@@ -41,27 +44,6 @@ impl Engine {
         tokio::spawn(pump(Box::new(source), container, sender, until, false));
         Ok((tty, stream))
     }
-}
-
-/// Labels and variables that the log options choose, in front of each line.
-fn details(spec: &wharf_model::ContainerSpec, wanted: bool) -> String {
-    if !wanted {
-        return String::new();
-    }
-    let list = |key: &str| spec.host.log.options.get(key).map(String::as_str).unwrap_or_default().to_owned();
-    let mut pairs = Vec::new();
-    for key in list("labels").split(',').filter(|key| !key.is_empty()) {
-        if let Some(value) = spec.labels.get(key) {
-            pairs.push(format!("{key}={value}"));
-        }
-    }
-    for key in list("env").split(',').filter(|key| !key.is_empty()) {
-        let value = spec.env.iter().find_map(|variable| variable.strip_prefix(key)?.strip_prefix('='));
-        if let Some(value) = value {
-            pairs.push(format!("{key}={value}"));
-        }
-    }
-    format!("{} ", pairs.join(","))
 }
 
 struct LogSource {
@@ -107,7 +89,7 @@ impl LogSource {
     }
 }
 
-pub(super) fn spool_error(error: &spool::SpoolError) -> Error {
+pub(crate) fn spool_error(error: &spool::SpoolError) -> Error {
     Error::System(format!("the container's output cannot be read: {error}"))
 }
 
