@@ -4,5 +4,6 @@
 //! disk) and, if they are synchronous, [`client`].
 
 pub mod client;
+pub mod health;
 pub mod protocol;
 pub mod spool;

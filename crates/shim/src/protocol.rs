@@ -19,6 +19,7 @@
 //!                                     ◀───          Hello, Exec, Signal, Resize, OpenStdin, Subscribe, … any order
 //!   Event::Output{end}                ───▶          subscribers only, coalesced
 //!   Event::ExecExited{id, status}     ───▶          every connection
+//!   Event::Health{status, …}          ───▶          every connection, after each probe
 //!   Event::Exited{status, end}        ───▶          every connection, once; exit.json is on disk before; it may be
 //!                                                   the first to tell a subscriber of the last output
 //!   EOF                               ───▶          the cgroup is gone
@@ -35,6 +36,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::health::{HealthConfig, HealthResult, HealthStatus};
 use crate::spool::Position;
 
 /// The version of the protocol and of [`ShimConfig`] spoken by this crate.
@@ -109,6 +111,9 @@ pub struct ShimConfig {
     /// Terminal columns at start, 0 for the default.
     #[serde(default)]
     pub cols: u16,
+    /// How the container is probed, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthConfig>,
 }
 
 /// An overlay root; the layer names are relative to `base`.
@@ -230,6 +235,11 @@ pub enum Request {
         /// Where its reader stands.
         position: Position,
     },
+    /// The container is frozen (or no longer): no probe is begun, and what becomes of one that runs is not counted.
+    HoldHealth {
+        /// Frozen.
+        hold: bool,
+    },
     /// After the exit, or before the start: leave now. Refused while the container runs.
     Shutdown,
 }
@@ -348,6 +358,25 @@ pub enum Event {
         id: String,
         /// How it ended.
         status: ExitStatus,
+    },
+    /// A health check's command is on its way into the container.
+    ProbeStarted {
+        /// An id as execs have.
+        id: String,
+    },
+    /// A health check has ended; the health record on disk has it.
+    Health {
+        /// Results so far.
+        count: u64,
+        /// How the container is.
+        status: HealthStatus,
+        /// Failures since the last success.
+        failing_streak: u32,
+        /// What came of this one.
+        result: HealthResult,
+        /// The command's id and how it ended, if it ran.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exec: Option<(String, i32)>,
     },
 }
 
@@ -530,6 +559,7 @@ mod tests {
             Request::Unsubscribe,
             Request::Ack { position: Position { segment: 1, offset: u64::MAX } },
             Request::Release { position: Position::default() },
+            Request::HoldHealth { hold: true },
             Request::Shutdown,
         ]
     }
@@ -564,6 +594,19 @@ mod tests {
         assert_eq!(decode_request(unknown_field).unwrap().body, Request::OpenStdin { once: true });
         let start = encode(&Envelope { seq: 1, body: Request::Start }).unwrap();
         assert_eq!(String::from_utf8(start).unwrap(), r#"{"seq":1,"body":"start"}"#);
+    }
+
+    #[test]
+    fn the_worst_result_of_a_probe_fits() {
+        let output = "\u{1}".repeat(crate::health::MAX_OUTPUT + 64);
+        let result = HealthResult { start_ns: i64::MIN, end_ns: i64::MIN, exit_code: -1, output };
+        let mut record = crate::health::HealthRecord::default();
+        (0..9).for_each(|_| record.push(result.clone()));
+        assert_eq!(record.log.len(), crate::health::MAX_LOG);
+        assert!(serde_json::to_vec(&record).unwrap().len() < crate::health::MAX_RECORD as usize);
+        let (status, exec) = (HealthStatus::Unhealthy, Some(("f".repeat(64), 255)));
+        let event = Event::Health { count: u64::MAX, status, failing_streak: u32::MAX, result, exec };
+        assert!(encode(&Message::Event(event)).is_ok());
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Plan {
             open_stdin: false,
             rows: 0,
             cols: 0,
+            health: None,
         };
         let cgroup = format!("/{id}");
         let spec = spec(args, &cgroup);

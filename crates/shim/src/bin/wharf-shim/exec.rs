@@ -90,17 +90,6 @@ impl Execs {
         fds: Vec<OwnedFd>,
         (place, seq): (u32, u64),
     ) -> Result<(), Failure> {
-        let taken = |id: &String| *id == wish.id;
-        if self.running.iter().map(|exec| &exec.id).chain(self.pending.iter().map(|exec| &exec.id)).any(taken)
-        {
-            return Err(Failure::invalid(format!("an exec with the id {} is running", wish.id)));
-        }
-        if self.pending.len() >= MAX_PENDING {
-            return Err(Failure::new(
-                FailureKind::Internal,
-                "too many processes are on their way into the container",
-            ));
-        }
         let mut fds = fds.into_iter();
         let Some(document) = fds.next() else {
             return Err(Failure::invalid("the process document is missing"));
@@ -114,11 +103,48 @@ impl Execs {
             (false, Some(stdin), Some(stdout), Some(stderr), None) => Stdio::Fds([stdin, stdout, stderr]),
             _ => return Err(Failure::invalid("an exec needs no descriptors, or three")),
         };
+        let asker = Asker { place: Some(place), seq };
+        self.join(poller, init, spec, wish, (&process, stdio), asker).map(drop)
+    }
+
+    /// Begins one that no connection asked for; gives its number, under which its outcome comes.
+    pub(crate) fn begin_own(
+        &mut self,
+        poller: &Poller,
+        init: &Running,
+        spec: &Spec,
+        wish: Wish,
+        process: &Process,
+        stdio: Stdio,
+    ) -> Result<u32, Failure> {
+        self.join(poller, init, spec, wish, (process, stdio), Asker { place: None, seq: 0 })
+    }
+
+    fn join(
+        &mut self,
+        poller: &Poller,
+        init: &Running,
+        spec: &Spec,
+        wish: Wish,
+        (process, stdio): (&Process, Stdio),
+        asker: Asker,
+    ) -> Result<u32, Failure> {
+        let taken = |id: &String| *id == wish.id;
+        if self.running.iter().map(|exec| &exec.id).chain(self.pending.iter().map(|exec| &exec.id)).any(taken)
+        {
+            return Err(Failure::invalid(format!("an exec with the id {} is running", wish.id)));
+        }
+        if self.pending.len() >= MAX_PENDING {
+            return Err(Failure::new(
+                FailureKind::Internal,
+                "too many processes are on their way into the container",
+            ));
+        }
         let joining = wharf_runtime::begin_exec(ExecRequest {
             init_pid: init.pid,
             init_pidfd: init.pidfd.as_fd(),
             spec,
-            process: &process,
+            process,
             stdio,
             seccomp: if wish.seccomp_default { Seccomp::DockerDefault } else { Seccomp::FromSpec },
             user: wish.user.as_deref(),
@@ -129,9 +155,15 @@ impl Execs {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         poller.add(joining.as_fd(), Token::Joining(number), Interest::Read)?;
-        let asker = Asker { place: Some(place), seq };
         self.pending.push(Pending { number, id: wish.id, joining, asker, detached: wish.detach });
-        Ok(())
+        Ok(number)
+    }
+
+    /// Gives up one that is still on its way, and kills it.
+    pub(crate) fn abandon(&mut self, poller: &Poller, number: u32) {
+        if let Some(index) = self.pending.iter().position(|pending| pending.number == number) {
+            poller.remove(self.pending.swap_remove(index).joining.as_fd());
+        }
     }
 
     /// There is news of one on its way.

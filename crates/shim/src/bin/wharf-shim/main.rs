@@ -9,6 +9,7 @@ mod connections;
 mod container;
 mod exec;
 mod failure;
+mod health;
 mod monitor;
 mod oom;
 mod output;

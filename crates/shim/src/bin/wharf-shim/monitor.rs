@@ -10,6 +10,8 @@
 //! process id file and the cgroup, but no `exit.json`: the engine sees the connection end and cleans up.
 //! `exit.json` appears whole, after the last byte of output is in the spool and before anybody is told.
 
+mod health;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,6 +30,7 @@ use crate::connections::{Connections, Incoming};
 use crate::container;
 use crate::exec::{Execs, Wish};
 use crate::failure::Failure;
+use crate::health::Health;
 use crate::oom::OomWatch;
 use crate::output::{Output, now_ns};
 use crate::poller::{Interest, Poller, Ready, Token};
@@ -79,6 +82,9 @@ pub(crate) struct Monitor {
     /// The connection whose end is the end of the container's input.
     stdin_owner: Option<u32>,
     execs: Execs,
+    health: Option<Box<Health>>,
+    /// Health checks that have ended.
+    probes: u64,
     phase: Phase,
     /// Sockets that keep the container's ports.
     held: Vec<OwnedFd>,
@@ -135,6 +141,8 @@ impl Monitor {
             stdin: ends.stdin,
             stdin_owner: None,
             execs: Execs::default(),
+            health: None,
+            probes: 0,
             phase: Phase::Created { starting, ready: false },
             held: Vec::new(),
             pid,
@@ -160,6 +168,7 @@ impl Monitor {
                 self.rest();
             }
             events.into_iter().for_each(|ready| self.dispatch(ready));
+            self.with_health(Health::tick);
             let ending = !matches!(self.phase, Phase::Created { .. } | Phase::Running(_));
             if (ending || !self.is_paused()) && self.output.pump(&self.poller, ending) {
                 self.tidy = false;
@@ -177,6 +186,11 @@ impl Monitor {
     }
 
     fn timeout(&self) -> Option<Duration> {
+        let usual = self.usual_timeout();
+        [usual, self.until_health()].into_iter().flatten().min()
+    }
+
+    fn usual_timeout(&self) -> Option<Duration> {
         match self.phase {
             Phase::Draining { .. } if self.output.is_ready() => Some(Duration::ZERO),
             Phase::Draining { .. } => Some(LOOK),
@@ -218,6 +232,7 @@ impl Monitor {
             Token::Joining(number) => self.exec_moved(number),
             Token::Discard(number) => self.execs.discard(number),
             Token::OutOfMemory => self.oom.wake(),
+            Token::Probe => self.with_health(Health::ready),
         }
     }
 
@@ -325,6 +340,11 @@ impl Monitor {
                     *hold = position.max(*hold);
                 }
             }
+            Request::HoldHealth { hold } => {
+                if let Some(health) = &mut self.health {
+                    health.hold(hold);
+                }
+            }
             Request::Shutdown => match self.phase {
                 Phase::Running(_) | Phase::Draining { .. } => {
                     return Err(Failure::invalid("the container is running"));
@@ -400,6 +420,7 @@ impl Monitor {
         self.owner = None;
         self.started_at_ns = now_ns();
         self.oom.begin();
+        self.begin_health();
         Ok(Some((Reply::Started { at_ns: self.started_at_ns }, Vec::new())))
     }
 
@@ -466,6 +487,9 @@ impl Monitor {
             eprintln!("wharf-shim: cannot kill what is left of the container: {}", failure.message);
         }
         self.output.wake_all();
+        if let Some(health) = &mut self.health {
+            health.end(&self.poller);
+        }
         let leaving = Phase::Leaving { status: None, deadline: Instant::now() };
         if let Phase::Running(init) = std::mem::replace(&mut self.phase, leaving) {
             self.phase = Phase::Draining { init, status, deadline: Instant::now() + DRAIN };
@@ -474,6 +498,13 @@ impl Monitor {
 
     fn exec_moved(&mut self, number: u32) {
         let Some(outcome) = self.execs.follow(&self.poller, number) else { return };
+        if self.health.as_ref().is_some_and(|health| health.owns(number)) {
+            let outcome = outcome.answer.map(|(reply, _)| match reply {
+                Reply::ExecStarted { pid } => pid,
+                _ => 0,
+            });
+            return self.with_health(|health, world| health.joined(world, outcome));
+        }
         let (reply, fds) = outcome.answer.unwrap_or_else(|failure| (failure.reply(), Vec::new()));
         if let Some(place) = outcome.place {
             self.connections.reply(place, outcome.seq, reply, fds);
@@ -482,6 +513,9 @@ impl Monitor {
 
     fn exec_ended(&mut self, number: u32) {
         match self.execs.reap(&self.poller, number) {
+            Ok(Some((_, status))) if self.health.as_ref().is_some_and(|health| health.owns(number)) => {
+                self.with_health(|health, world| health.ended(world, status));
+            }
             Ok(Some((id, status))) => self.connections.tell_all(&Event::ExecExited { id, status }),
             Ok(None) => {}
             Err(failure) => eprintln!("wharf-shim: {}", failure.message),
@@ -492,6 +526,7 @@ impl Monitor {
     fn finish_draining(&mut self) {
         let Phase::Draining { init, status, deadline } = &self.phase else { return };
         let complete = self.execs.is_empty()
+            && self.health.as_ref().is_none_or(|health| health.is_idle())
             && (self.output.is_finished()
                 || (!self.output.is_ready() && init.cgroup.is_empty().unwrap_or(true)));
         if !complete && Instant::now() < *deadline {
@@ -538,6 +573,7 @@ impl Monitor {
         }
         self.listener = None;
         self.held.clear();
+        self.health = None;
         self.output.close(&self.poller);
         for name in [SOCKET_FILE, PID_FILE] {
             if let Err(error) = hostfs::remove_file(&self.config.run_dir.join(name)) {
@@ -557,9 +593,10 @@ fn kill_all(cgroup: &Cgroup) -> Result<(), Failure> {
 /// needed.
 fn write_record(run_dir: &Path, record: &ExitRecord) -> Result<(), Failure> {
     let bytes = serde_json::to_vec(record).map_err(Failure::on("encode the exit record"))?;
-    let path = run_dir.join(EXIT_FILE);
+    replace(&run_dir.join(EXIT_FILE), &bytes).map_err(Failure::on("record the exit"))
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> hostfs::Result<()> {
     let temporary = path.with_extension("tmp");
-    hostfs::write(&temporary, &bytes)
-        .and_then(|()| hostfs::rename(&temporary, &path))
-        .map_err(Failure::on("record the exit"))
+    hostfs::write(&temporary, bytes).and_then(|()| hostfs::rename(&temporary, path))
 }

@@ -33,6 +33,8 @@ pub(crate) enum Token {
     Discard(u32),
     /// The kernel says that the container is out of memory.
     OutOfMemory,
+    /// The health probe's output or socket has news.
+    Probe,
 }
 
 impl Token {
@@ -46,6 +48,7 @@ impl Token {
             Self::Discard(number) => (5, number),
             Self::Joining(number) => (6, number),
             Self::OutOfMemory => (7, 0),
+            Self::Probe => (8, 0),
         };
         EventData::new_u64(class << 32 | u64::from(number))
     }
@@ -62,6 +65,7 @@ impl Token {
             (5, number) => Self::Discard(number),
             (6, number) => Self::Joining(number),
             (7, _) => Self::OutOfMemory,
+            (8, _) => Self::Probe,
             _ => return None,
         })
     }
@@ -165,6 +169,7 @@ mod tests {
             Token::Exec(7),
             Token::Discard(0),
             Token::Joining(1),
+            Token::Probe,
         ];
         assert!(all.iter().all(|token| Token::from_data(token.to_data()) == Some(*token)));
         assert_eq!(Token::from_data(EventData::new_u64(u64::MAX)), None);
