@@ -141,6 +141,7 @@ impl Engine {
                     "Container {name} is paused, unpause the container before exec"
                 )));
             }
+            Phase::Restarting => return Err(container.between_runs()),
             _ => return Err(container.not_running()),
         }
         if spec.cmd.first().is_none_or(String::is_empty) {

@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod exec;
 mod files;
+mod health;
 mod images;
 mod link;
 mod live;
@@ -46,4 +47,5 @@ pub use logs::{DRIVERS as LOG_DRIVERS, validate_defaults as validate_log_default
 pub use registry::{Distribution, Pull, PullTransfer, PushTransfer};
 pub use session::{Input, OutputStream, Session, Wrote};
 pub use view::*;
+pub use wharf_shim::health::HealthStatus;
 pub use why::{Cause, Ending, WhyView};

@@ -60,6 +60,32 @@ pub struct StateView {
     pub started_at: Option<Timestamp>,
     /// End of the last run.
     pub finished_at: Option<Timestamp>,
+    /// How its health check went; `None` without one, or before the first start.
+    pub health: Option<HealthView>,
+}
+
+/// `State.Health` of inspect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthView {
+    /// How it is.
+    pub status: crate::HealthStatus,
+    /// Failures since the last success.
+    pub failing_streak: u32,
+    /// The last results, oldest first.
+    pub log: Vec<ProbeView>,
+}
+
+/// One result of a health check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeView {
+    /// When it began.
+    pub start: Timestamp,
+    /// When it ended.
+    pub end: Timestamp,
+    /// 0 is healthy; -1 without an exit code.
+    pub exit_code: i32,
+    /// What it wrote, or why it has no exit code.
+    pub output: String,
 }
 
 /// One mount of a container.

@@ -121,6 +121,11 @@ impl Engine {
             ending: None,
             updating: false,
             links,
+            launched_at: None,
+            restart_at: None,
+            backoff: 0,
+            unhealthy_restart: false,
+            health: None,
         };
         record::insert(&self.inner.db, &record)?;
         Ok(Container::new(record))
@@ -161,6 +166,7 @@ impl Engine {
             return Err(Error::Invalid("can't create 'AutoRemove' container with restart policy".into()));
         }
         check_policy(policy)?;
+        crate::health::check(spec)?;
         logs::validate(&spec.host.log)?;
         if spec.host.annotations.contains_key("") {
             return Err(Error::Invalid(

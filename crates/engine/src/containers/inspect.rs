@@ -7,6 +7,7 @@ use wharf_model::spec::MountKind;
 
 use super::{Container, Phase};
 use crate::blocking::blocking;
+use crate::health::HealthState;
 use crate::{ContainerView, Engine, MountView, PortView, Result, StateView, Status};
 
 impl Engine {
@@ -88,6 +89,7 @@ impl Engine {
                 error: record.error.clone(),
                 started_at: record.started_at,
                 finished_at: record.finished_at,
+                health: record.health.as_deref().map(HealthState::view),
             },
             image: record.image,
             image_manifest: None,

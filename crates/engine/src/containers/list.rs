@@ -44,6 +44,14 @@ impl Engine {
                 )));
             }
         }
+        for health in filters.values("health") {
+            if !["none", "starting", "healthy", "unhealthy"].contains(&health) {
+                return Err(Error::Invalid(format!(
+                    "invalid filter 'health={health}': invalid value for health ({health}): must be one of none, starting, \
+                     healthy, unhealthy"
+                )));
+            }
+        }
         let bound = |key: &str| -> Result<Option<jiff::Timestamp>> {
             filters.values(key).next().map(|name| Ok(self.find(name)?.record().created)).transpose()
         };
@@ -126,7 +134,9 @@ fn passes(view: &ContainerView, filters: &Filters) -> Result<bool> {
         && filters.matches_any("exited", |code| {
             view.state.finished_at.is_some() && code.parse() == Ok(view.state.exit_code)
         })
-        && filters.matches_any("health", |health| health == "none")
+        && filters.matches_any("health", |wanted| {
+            wanted == view.state.health.as_ref().map_or("none", |health| health.status.as_str())
+        })
         && filters.matches_any("is-task", |value| value == "false")
         && filters.matches_any("network", |name| {
             view.endpoints

@@ -33,6 +33,7 @@ mod recover;
 mod remove;
 mod rename;
 mod resources;
+mod restart;
 mod start;
 mod stats;
 mod stop;
@@ -184,6 +185,11 @@ impl Container {
         self.link().filter(|_| self.record().is_running()).ok_or_else(|| self.not_running())
     }
 
+    /// The error of those who need it to run while it waits for its restart.
+    pub(crate) fn between_runs(&self) -> Error {
+        Error::Conflict(format!("Container {} is restarting, wait until the container is running", self.id))
+    }
+
     pub(crate) fn not_running(&self) -> Error {
         Error::Conflict(format!("container {} is not running", self.id))
     }
@@ -262,14 +268,14 @@ impl Engine {
     /// Ends the engine's work: with live restore the containers go on, otherwise they are stopped first.
     pub async fn shutdown(&self) {
         if !self.live().config.live_restore {
+            // It is not a person who stops them: nothing says so in the rows, and the next engine starts those again whose
+            // policy says so.
+            self.inner.closing.send_replace(true);
             let running = self.inner.containers.all();
             let stops = running.into_iter().filter(|container| container.record().is_running()).map(|container| async move {
-                if let Err(error) = self.stop(&container, None, None, Purpose::Shutdown).await {
+                if let Err(error) = self.end(&container, None, None, Purpose::Shutdown).await {
                     tracing::warn!(container = %container.id, %error, "cannot stop the container at shutdown");
                 }
-                // It was not a person who stopped it: the policy may start it again with the next engine.
-                container.record().stopped_by_hand = false;
-                let _logged = self.save(&container).await;
             });
             futures_util::future::join_all(stops).await;
             // What is left waits for the next engine.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use wharf_model::spec::{MountKind, RestartName};
+use wharf_model::spec::MountKind;
 use wharf_model::{ContainerId, ContainerSpec, Digest};
 use wharf_state::Database;
 
@@ -99,6 +99,21 @@ pub(crate) struct Record {
     /// Containers it was linked to at create.
     #[serde(default)]
     pub(crate) links: Vec<super::LinkRecord>,
+    /// When a person started it last: the order in which containers come back after a reboot.
+    #[serde(default)]
+    pub(crate) launched_at: Option<Timestamp>,
+    /// When the pause before its restart ends.
+    #[serde(default)]
+    pub(crate) restart_at: Option<Timestamp>,
+    /// Doublings of that pause so far.
+    #[serde(default)]
+    pub(crate) backoff: u32,
+    /// It is being ended to be started again, because it is unhealthy.
+    #[serde(default)]
+    pub(crate) unhealthy_restart: bool,
+    /// How its health check went.
+    #[serde(default)]
+    pub(crate) health: Option<Box<crate::health::HealthState>>,
 }
 
 impl Record {
@@ -111,20 +126,6 @@ impl Record {
     pub(crate) fn command(&self) -> Vec<String> {
         let entrypoint = self.spec.entrypoint.iter().flatten();
         entrypoint.chain(self.spec.cmd.iter().flatten()).cloned().collect()
-    }
-
-    /// True when the policy wants it started again after an exit with `code`.
-    pub(crate) fn wants_restart(&self, code: i32) -> bool {
-        let policy = &self.spec.host.restart_policy;
-        !self.stopped_by_hand
-            && match policy.name {
-                RestartName::No => false,
-                RestartName::Always | RestartName::UnlessStopped => true,
-                RestartName::OnFailure => {
-                    let tries = policy.maximum_retry_count;
-                    code != 0 && (tries <= 0 || i64::from(self.restart_count) < tries)
-                }
-            }
     }
 
     /// Attributes every event of the container carries.

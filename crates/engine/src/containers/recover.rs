@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use wharf_linux::cgroup::Cgroup;
 use wharf_linux::{hostfs, seqpacket};
 use wharf_model::ContainerId;
@@ -21,8 +22,8 @@ use crate::{Engine, Result};
 enum Found {
     /// A shim answers and the command runs.
     Running { link: Arc<Link>, events: Events, pid: i32, started_at_ns: i64 },
-    /// It ended while no engine was there.
-    Ended(Ended),
+    /// It ended while no engine was there; with the machine, perhaps.
+    Ended { ended: Ended, rebooted: bool },
     /// Nothing has changed.
     AsRecorded,
 }
@@ -55,9 +56,20 @@ impl Engine {
             Ok(())
         })
         .await?;
+        let mut due = Vec::new();
         for (container, found) in containers.into_iter().zip(found) {
             self.settle(&container, found).await;
+            let (restarting, at) = {
+                let record = container.record();
+                (record.phase == Phase::Restarting, record.restart_at)
+            };
+            match restarting {
+                true if at.is_none_or(|at| at <= Timestamp::now()) => due.push(container),
+                true => self.clone().restart_later(container),
+                false => {}
+            }
         }
+        self.clone().bring_back(due);
         Ok(())
     }
 
@@ -90,7 +102,7 @@ impl Engine {
         });
         match exit.await {
             Ok(Some(exit)) if recorded_running || self.is_news(container, &exit) => {
-                Found::Ended(Ended { status: exit.status, lost: None })
+                Found::Ended { ended: Ended { status: exit.status, lost: None }, rebooted: false }
             }
             _ if !recorded_running => {
                 // Engine and shim may have been killed together in the middle of a start.
@@ -114,7 +126,7 @@ impl Engine {
                     let reason = "the machine was restarted while the container ran".to_owned();
                     ended.lost = Some((Cause::MachineRestarted, reason));
                 }
-                Found::Ended(ended)
+                Found::Ended { ended, rebooted: !run_dir_exists }
             }
         }
     }
@@ -152,13 +164,15 @@ impl Engine {
                     tracing::error!(container = %container.id, %error, "cannot record that the container runs");
                 }
                 self.follow_log(container);
+                self.catch_up_on_health(container, true).await;
                 self.clone().supervise(container.clone(), link, events, None);
             }
-            Found::Ended(ended) => {
+            Found::Ended { ended, rebooted } => {
                 // What it wrote last may not have reached its log driver.
                 self.follow_log(container);
-                let removing = self.record_end(container, &ended).await;
-                self.clean_up_run(container, removing).await;
+                self.catch_up_on_health(container, false).await;
+                let removing = self.record_end(container, &ended, rebooted).await;
+                self.give_back(container, removing).await;
             }
             Found::AsRecorded => {
                 if container.record().started_at.is_some() {
@@ -174,9 +188,14 @@ impl Engine {
         let (phase, remove, restart) = {
             let record = container.record();
             let policy = record.spec.host.restart_policy.name;
-            let began = matches!(record.phase, Phase::Exited | Phase::Restarting);
             // `always` comes back with the engine even if a person had stopped it.
-            let restart = began && (policy == RestartName::Always || record.wants_restart(record.exit_code));
+            let wanted = policy == RestartName::Always || record.wants_restart(record.exit_code);
+            let restart = match record.phase {
+                // Decided when it ended.
+                Phase::Restarting => true,
+                Phase::Exited => wanted,
+                _ => false,
+            };
             (record.phase, record.spec.host.auto_remove && record.phase == Phase::Exited, restart)
         };
         if phase == Phase::Removing || remove {
@@ -184,9 +203,11 @@ impl Engine {
                 tracing::error!(container = %container.id, %error, "cannot finish the container's removal");
             }
         } else if restart {
-            container.record().phase = Phase::Restarting;
+            // In the middle of a pause, its time and its count go on; else it comes back as if started anew.
+            if phase != Phase::Restarting {
+                container.record().plan_fresh_start(Timestamp::now());
+            }
             container.progress.send_modify(|progress| progress.restarting = true);
-            self.clone().restart_later(container.clone());
         }
     }
 

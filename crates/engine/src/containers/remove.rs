@@ -19,11 +19,12 @@ impl Engine {
         let container = self.find(name)?;
         {
             let record = container.record();
-            if record.is_running() && !force {
+            if (record.is_running() || record.phase == Phase::Restarting) && !force {
                 let (state, hint) = match record.phase {
                     Phase::Paused => {
                         ("paused", "unpause and then stop the container before removing or force remove")
                     }
+                    Phase::Restarting => ("restarting", "stop the container before removing or force remove"),
                     _ => ("running", "stop the container before removing or force remove"),
                 };
                 return Err(Error::Conflict(format!(

@@ -41,7 +41,8 @@ impl Engine {
         {
             let mut record = container.record();
             match record.phase {
-                Phase::Running => {
+                // One in the pause before its restart counts as running: it is started by its policy.
+                Phase::Running | Phase::Restarting => {
                     return Err(Error::NotModified(format!("container {} is running", container.id)));
                 }
                 Phase::Paused => {
@@ -54,10 +55,10 @@ impl Engine {
                         "container is marked for removal and cannot be started".into(),
                     ));
                 }
-                Phase::Created | Phase::Restarting | Phase::Exited => {}
+                Phase::Created | Phase::Exited => {}
             }
-            record.restart_count = 0;
-            record.stopped_by_hand = false;
+            record.start_anew();
+            record.launched_at = Some(Timestamp::now());
         }
         self.start(&container).await
     }
@@ -157,6 +158,8 @@ impl Engine {
             record.oom_killed = false;
             record.error.clear();
             record.oom_kills = 0;
+            record.restart_at = None;
+            record.begin_health();
             record.endpoint.clone_from(&started.endpoint);
         }
         container.progress.send_modify(|progress| {
@@ -180,22 +183,26 @@ impl Engine {
     async fn start_failed(&self, container: &Arc<Container>, error: &Error) {
         let code = if let Error::Start { exit_code, .. } = error { *exit_code } else { 128 };
         let ending = self.explain_start(container, error, code).await;
-        let remove = {
+        let (remove, again) = {
             let mut record = container.record();
             record.error = error.to_string();
             record.ending = Some(ending.clone());
             record.exit_code = code;
             record.pid = 0;
             record.endpoint = None;
-            if record.phase == Phase::Restarting {
+            // What is missing may come back (a port, a mount, another container), so the policy tries again.
+            let again = record.phase == Phase::Restarting && record.wants_restart(code);
+            if again {
+                record.plan_another(Timestamp::now());
+            } else if record.phase == Phase::Restarting {
                 record.phase = Phase::Exited;
             }
-            record.spec.host.auto_remove
+            (record.spec.host.auto_remove, again)
         };
         container.progress.send_modify(|progress| {
             // Not an exit: who waits for the next one goes on waiting, as with Docker.
             progress.exit = Some(code);
-            progress.restarting = false;
+            progress.restarting = again;
         });
         self.inner.endings.add(ending);
         self.keep_endings().await;
@@ -204,6 +211,9 @@ impl Engine {
         self.tell_mounts(&record, false);
         if let Err(error) = self.save(container).await {
             tracing::error!(container = %container.id, %error, "cannot record a failed start");
+        }
+        if again {
+            self.clone().restart_later(container.clone());
         }
         if remove && let Err(error) = self.remove(container, true).await {
             tracing::error!(container = %container.id, %error, "cannot remove a container that did not start");
@@ -259,6 +269,7 @@ impl Engine {
             open_stdin: record.spec.open_stdin,
             rows: host.console_size.0,
             cols: host.console_size.1,
+            health: crate::health::config(&record.spec)?,
         };
         let file = directory.join("shim.json");
         hostfs::write(&file, &serde_json::to_vec(&shim).map_err(json)?)?;

@@ -43,20 +43,33 @@ impl Engine {
         purpose: Purpose,
     ) -> Result<()> {
         if cancel_restart(container) {
-            return self.save(container).await;
+            self.save(container).await?;
+            self.emit(container, "stop", &[]);
+            return Ok(());
         }
-        let (stop_signal, timeout, running) = {
-            let record = container.record();
-            let wished = signal.unwrap_or(&record.spec.stop_signal);
-            let number = signal::parse(wished).unwrap_or(signal::TERM);
-            (number, timeout.or(record.spec.stop_timeout).unwrap_or(GRACE), record.is_running())
-        };
-        if !running {
+        if !container.record().is_running() {
             return Err(Error::NotModified(format!("container {} is already stopped", container.id)));
         }
         container.record().stopped_by_hand = true;
         // Durable before the signal: a restart of the engine must not undo what a person asked for.
         self.save(container).await?;
+        self.end(container, signal, timeout, purpose).await
+    }
+
+    /// Ends a run: the stop signal, patience, force.
+    pub(crate) async fn end(
+        &self,
+        container: &Arc<Container>,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+        purpose: Purpose,
+    ) -> Result<()> {
+        let (stop_signal, timeout) = {
+            let record = container.record();
+            let wished = signal.unwrap_or(&record.spec.stop_signal);
+            let number = signal::parse(wished).unwrap_or(signal::TERM);
+            (number, timeout.or(record.spec.stop_timeout).unwrap_or(GRACE))
+        };
         self.send_signal(container, stop_signal, purpose).await?;
         let grace = match u64::try_from(timeout) {
             Ok(seconds) => Some(Duration::from_secs(seconds)),
@@ -132,6 +145,10 @@ impl Engine {
         let prefixed = |error: Error| error.with_prefix(&format!("cannot kill container: {name}: "));
         let container = self.find(name).map_err(prefixed)?;
         let number = check_signal(signal).map_err(prefixed)?.unwrap_or(signal::KILL);
+        if cancel_restart(&container) {
+            // There is nobody to send it to; that nothing comes after it is what was meant.
+            return self.save(&container).await;
+        }
         let stop_signal = {
             let record = container.record();
             if !record.is_running() {
@@ -176,8 +193,8 @@ impl Engine {
         {
             let mut record = container.record();
             record.spec.host.auto_remove = auto_remove;
-            record.stopped_by_hand = false;
-            record.restart_count = 0;
+            record.start_anew();
+            record.launched_at = Some(jiff::Timestamp::now());
         }
         stopped?;
         self.start(&container).await?;
@@ -202,10 +219,12 @@ impl Engine {
             Phase::Paused => {
                 return Err(Error::Conflict(format!("Container {} is already paused", container.id)));
             }
+            Phase::Restarting => return Err(container.between_runs()),
             _ => return Err(Error::Conflict(format!("container {} is not running", container.id))),
         }
         self.with_cgroup(container, |cgroup| cgroup.freeze()).await?;
         container.record().phase = Phase::Paused;
+        self.hold_health(container, true).await;
         self.save(container).await?;
         self.emit(container, "pause", &[]);
         Ok(())
@@ -227,6 +246,7 @@ impl Engine {
             return Err(Error::Conflict(format!("Container {} is not paused", container.id)));
         }
         self.thaw(container).await?;
+        self.hold_health(container, false).await;
         self.save(container).await?;
         self.emit(container, "unpause", &[]);
         Ok(())
@@ -265,6 +285,7 @@ fn cancel_restart(container: &Container) -> bool {
             return false;
         }
         record.phase = Phase::Exited;
+        record.restart_at = None;
         record.stopped_by_hand = true;
     }
     container.progress.send_modify(|progress| progress.restarting = false);

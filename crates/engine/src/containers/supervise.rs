@@ -4,10 +4,10 @@
 //! removal or restart come after the reply.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use wharf_linux::cgroup::Cgroup;
 use wharf_linux::hostfs;
+use wharf_shim::health::HealthStatus;
 use wharf_shim::protocol::{EXIT_FILE, Event, ExitRecord, ExitStatus};
 
 use super::start::timestamp;
@@ -17,12 +17,6 @@ use crate::blocking::blocking;
 use crate::child::ShimProcess;
 use crate::link::{Events, Link};
 use crate::why::{Cause, reason};
-
-/// First pause before a restart; doubled each time up to a minute.
-const BACKOFF: Duration = Duration::from_millis(100);
-const BACKOFF_LIMIT: Duration = Duration::from_secs(60);
-/// A run this long makes the next pause short again.
-const STABLE: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Watches a run in the background.
@@ -52,6 +46,9 @@ impl Engine {
                     }
                     Event::OutOfMemory { kills } => self.out_of_memory(&container, kills).await,
                     Event::Rotated { .. } => self.pack_log(&container),
+                    news @ (Event::ProbeStarted { .. } | Event::Health { .. }) => {
+                        self.health_event(&container, news).await;
+                    }
                     Event::Created { .. } | Event::Failed { .. } => {}
                 }
             }
@@ -64,7 +61,7 @@ impl Engine {
                 None => self.ended_without_a_word(&container).await,
             };
             self.inner.cleanups.send_modify(|running| *running += 1);
-            let removing = self.record_end(&container, &ended).await;
+            let removing = self.record_end(&container, &ended, false).await;
             // The shim removes the cgroup and leaves: only then may a new one take its place.
             while events.recv().await.is_some() {}
             link.close();
@@ -107,8 +104,9 @@ impl Engine {
         }
     }
 
-    /// Writes down how a run ended and tells everyone who waits. Answers whether the container is on its way out.
-    pub(super) async fn record_end(&self, container: &Arc<Container>, ended: &Ended) -> bool {
+    /// Writes down how a run ended and tells everyone who waits. Answers whether the container is on its way out. After
+    /// a reboot a restart is not one of the policy's, and nothing of it is counted.
+    pub(super) async fn record_end(&self, container: &Arc<Container>, ended: &Ended, rebooted: bool) -> bool {
         let status = &ended.status;
         let (restart, remove, told) = {
             let mut record = container.record();
@@ -122,11 +120,22 @@ impl Engine {
             record.ending = Some(reason::of_run(&record, status, ended.lost.as_ref()));
             let restart = record.wants_restart(status.code) && !*self.inner.closing.borrow();
             let remove = record.spec.host.auto_remove;
-            record.phase = match (remove, restart) {
-                (true, _) => Phase::Removing,
-                (false, true) => Phase::Restarting,
-                (false, false) => Phase::Exited,
-            };
+            if let Some(health) = &mut record.health {
+                // As with Docker: what does not run is not healthy.
+                health.status = HealthStatus::Unhealthy;
+            }
+            match (remove, restart) {
+                (true, _) => record.phase = Phase::Removing,
+                (false, true) if rebooted => record.plan_fresh_start(jiff::Timestamp::now()),
+                (false, true) => {
+                    let end = record.finished_at.unwrap_or_else(jiff::Timestamp::now);
+                    record.plan_restart(end);
+                }
+                (false, false) => {
+                    record.phase = Phase::Exited;
+                    record.unhealthy_restart = false;
+                }
+            }
             (restart, remove, told)
         };
         container.set_link(None);
@@ -159,7 +168,15 @@ impl Engine {
     }
 
     /// After the last sign of a run: gives back its address and ports, then removes or restarts the container.
-    pub(super) async fn clean_up_run(&self, container: &Arc<Container>, removing: bool) {
+    async fn clean_up_run(&self, container: &Arc<Container>, removing: bool) {
+        self.give_back(container, removing).await;
+        if container.record().phase == Phase::Restarting {
+            self.clone().restart_later(container.clone());
+        }
+    }
+
+    /// Gives back what a run had, and removes the container if that is due.
+    pub(super) async fn give_back(&self, container: &Arc<Container>, removing: bool) {
         let (network, id) = (self.inner.network.clone(), container.id.clone());
         if let Err(error) = blocking(move || Ok(network.detach(id.as_str())?)).await {
             tracing::warn!(container = %container.id, %error, "cannot give back the container's network endpoint");
@@ -171,9 +188,6 @@ impl Engine {
             self.pack_log(container);
         }
         container.progress.send_modify(|progress| progress.busy = false);
-        if container.record().phase == Phase::Restarting {
-            self.clone().restart_later(container.clone());
-        }
     }
 
     /// The kernel killed a process of a container that lives on.
@@ -187,33 +201,6 @@ impl Engine {
         if let Err(error) = self.save(container).await {
             tracing::error!(container = %container.id, %error, "cannot record that the container is out of memory");
         }
-    }
-
-    /// Starts a container again after a pause, unless a person stops or removes it meanwhile.
-    pub(super) fn restart_later(self, container: Arc<Container>) {
-        let pause = {
-            let mut record = container.record();
-            let ran = record.finished_at.zip(record.started_at).map(|(end, begin)| end.duration_since(begin));
-            let stable = ran.is_some_and(|ran| ran.unsigned_abs() >= STABLE);
-            // The count of restarts goes on; the pause begins anew after a stable run.
-            let doublings = if stable { 0 } else { record.restart_count.min(10) };
-            record.restart_count += 1;
-            (BACKOFF * 2_u32.pow(doublings)).min(BACKOFF_LIMIT)
-        };
-        tokio::spawn(async move {
-            let mut progress = container.progress.subscribe();
-            let cancelled = progress.wait_for(|progress| progress.removed || !progress.restarting);
-            if tokio::time::timeout(pause, cancelled).await.is_ok() {
-                return;
-            }
-            let _change = container.change.lock().await;
-            if container.record().phase != Phase::Restarting || *self.inner.closing.borrow() {
-                return;
-            }
-            if let Err(error) = self.start(&container).await {
-                tracing::warn!(container = %container.id, %error, "cannot restart the container");
-            }
-        });
     }
 }
 

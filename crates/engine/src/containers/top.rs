@@ -20,7 +20,8 @@ impl Engine {
     pub async fn top(&self, name: &str, ps_args: &str) -> Result<TopView> {
         let container = self.find(name)?;
         if !container.record().is_running() {
-            return Err(container.not_running());
+            let restarting = container.record().phase == super::Phase::Restarting;
+            return Err(if restarting { container.between_runs() } else { container.not_running() });
         }
         let pids = self.with_cgroup(&container, |cgroup| cgroup.pids()).await?;
         let arguments = ps_args.to_owned();

@@ -1,7 +1,7 @@
 //! Words for people: how long ago, and the `STATUS` column of `ps`.
 
 use jiff::Timestamp;
-use wharf_engine::{StateView, Status};
+use wharf_engine::{HealthStatus, StateView, Status};
 
 /// A span in Docker's coarse words: `5 minutes`, `About an hour`.
 pub(crate) fn duration(seconds: i64) -> String {
@@ -28,7 +28,11 @@ pub(crate) fn status(state: &StateView, now: Timestamp) -> String {
     let since = |time: Option<Timestamp>| duration(now.duration_since(time.unwrap_or(now)).as_secs());
     match state.status {
         Status::Created => "Created".to_owned(),
-        Status::Running => format!("Up {}", since(state.started_at)),
+        Status::Running => match state.health.as_ref().map(|health| health.status) {
+            None => format!("Up {}", since(state.started_at)),
+            Some(HealthStatus::Starting) => format!("Up {} (health: starting)", since(state.started_at)),
+            Some(health) => format!("Up {} ({})", since(state.started_at), health.as_str()),
+        },
         Status::Paused => format!("Up {} (Paused)", since(state.started_at)),
         Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_at)),
         // A start that failed before the process ran has an exit code but never ran.
@@ -41,6 +45,8 @@ pub(crate) fn status(state: &StateView, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use wharf_engine::HealthView;
+
     use super::*;
 
     #[test]
@@ -81,8 +87,17 @@ mod tests {
             error: String::new(),
             started_at: ago(300),
             finished_at: None,
+            health: None,
         };
         assert_eq!(status(&state, now), "Up 5 minutes");
+        for (health, wanted) in [
+            (HealthStatus::Starting, "Up 5 minutes (health: starting)"),
+            (HealthStatus::Healthy, "Up 5 minutes (healthy)"),
+            (HealthStatus::Unhealthy, "Up 5 minutes (unhealthy)"),
+        ] {
+            state.health = Some(HealthView { status: health, failing_streak: 0, log: Vec::new() });
+            assert_eq!(status(&state, now), wanted);
+        }
         state.status = Status::Paused;
         assert_eq!(status(&state, now), "Up 5 minutes (Paused)");
         state = StateView { status: Status::Exited, exit_code: 137, finished_at: ago(2), ..state };

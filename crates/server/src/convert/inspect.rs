@@ -4,9 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 
 use wharf_api::models::{
     ContainerConfig, ContainerInspectResponse, ContainerState, DriverData, EndpointIpamConfig,
-    EndpointSettings, HealthConfig, MountPoint, NetworkSettings, PortBinding, PortMap,
+    EndpointSettings, Health, HealthConfig, HealthcheckResult, MountPoint, NetworkSettings, PortBinding,
+    PortMap,
 };
-use wharf_engine::{ContainerView, EndpointView, MountView, PortView, StateView, Status};
+use wharf_engine::{
+    ContainerView, EndpointView, HealthView, MountView, PortView, ProbeView, StateView, Status,
+};
 use wharf_model::ContainerSpec;
 use wharf_model::network::Port;
 use wharf_model::spec::{Healthcheck, MountKind};
@@ -75,7 +78,21 @@ fn state(state: StateView) -> ContainerState {
         error: Some(state.error),
         started_at: Some(time(state.started_at)),
         finished_at: Some(time(state.finished_at)),
-        health: None,
+        health: state.health.map(health_state),
+    }
+}
+
+fn health_state(health: HealthView) -> Health {
+    let probe = |probe: ProbeView| HealthcheckResult {
+        start: Some(probe.start.to_string()),
+        end: Some(probe.end.to_string()),
+        exit_code: Some(probe.exit_code.into()),
+        output: Some(probe.output),
+    };
+    Health {
+        status: health.status.as_str().parse().ok(),
+        failing_streak: Some(health.failing_streak.into()),
+        log: Some(health.log.into_iter().map(probe).collect()),
     }
 }
 
@@ -209,6 +226,7 @@ pub(crate) mod tests {
                 error: String::new(),
                 started_at: Timestamp::from_millisecond(1_700_000_001_500).ok(),
                 finished_at: None,
+                health: None,
             },
             image: wharf_model::Digest::from_sha256([0xcd; 32]),
             image_manifest: None,

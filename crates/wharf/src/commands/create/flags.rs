@@ -322,6 +322,18 @@ pub(crate) struct LifecycleFlags {
     /// Command that checks whether the container is healthy
     #[arg(long)]
     pub(crate) health_cmd: Option<String>,
+    /// Page that is asked for to check health, without a process: [http://][HOST]:PORT/PATH
+    #[arg(long, value_name = "url")]
+    pub(crate) health_http: Option<String>,
+    /// Port that is connected to, to check health without a process
+    #[arg(long, value_name = "port")]
+    pub(crate) health_tcp: Option<String>,
+    /// Socket in the container that is connected to, to check health without a process
+    #[arg(long, value_name = "path")]
+    pub(crate) health_unix: Option<String>,
+    /// What to do when the container becomes unhealthy: none, restart, stop or kill
+    #[arg(long, value_name = "action")]
+    pub(crate) health_on_failure: Option<String>,
     /// Time between checks
     #[arg(long, value_name = "duration")]
     pub(crate) health_interval: Option<Duration>,

@@ -149,7 +149,21 @@ fn health(flags: &LifecycleFlags) -> Parsed<Option<HealthConfig>> {
         ("start-period", flags.health_start_period),
         ("start-interval", flags.health_start_interval),
     ];
-    let given = flags.health_cmd.is_some()
+    let tests = [
+        ("CMD-SHELL", &flags.health_cmd),
+        ("HTTP", &flags.health_http),
+        ("TCP", &flags.health_tcp),
+        ("UNIX", &flags.health_unix),
+    ];
+    let mut tests =
+        tests.iter().filter_map(|(kind, test)| Some(vec![(*kind).to_owned(), test.as_ref()?.clone()]));
+    let test = tests.next();
+    if tests.next().is_some() {
+        return Err(
+            "only one of --health-cmd, --health-http, --health-tcp and --health-unix can be given".into()
+        );
+    }
+    let given = test.is_some()
         || flags.health_retries != 0
         || durations.iter().any(|(_, duration)| duration.is_some_and(|duration| duration.0 != 0));
     if flags.no_healthcheck {
@@ -171,13 +185,20 @@ fn health(flags: &LifecycleFlags) -> Parsed<Option<HealthConfig>> {
     }
     let nanos = |index: usize| durations[index].1.map(|duration| duration.0);
     Ok(Some(HealthConfig {
-        test: flags.health_cmd.clone().map(|command| vec!["CMD-SHELL".into(), command]),
+        test,
         interval: nanos(0),
         timeout: nanos(1),
         start_period: nanos(2),
         start_interval: nanos(3),
         retries: Some(flags.health_retries),
     }))
+}
+
+/// Those given, and what is ours to say to an engine of ours; others pass it over.
+fn annotations(flags: &LifecycleFlags) -> HashMap<String, String> {
+    let on_failure =
+        flags.health_on_failure.iter().map(|action| ("wharf.health.on-failure".to_owned(), action.clone()));
+    flags.annotation.iter().cloned().chain(on_failure).collect()
 }
 
 fn host_config(flags: &ContainerFlags, binds: Vec<String>) -> Parsed<HostConfig> {
@@ -250,7 +271,7 @@ fn host_config(flags: &ContainerFlags, binds: Vec<String>) -> Parsed<HostConfig>
         volume_driver: storage.volume_driver.clone(),
         volumes_from: some(storage.volumes_from.clone()),
         console_size: process.tty.then(console_size).flatten(),
-        annotations: some(lifecycle.annotation.iter().cloned().collect()),
+        annotations: some(annotations(lifecycle)),
         cap_add: some(security.cap_add.clone()),
         cap_drop: some(security.cap_drop.clone()),
         dns: some(network.dns.clone()),
