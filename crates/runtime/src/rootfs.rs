@@ -47,13 +47,11 @@ fn foreign(path: &Path) -> Option<(PathBuf, PathBuf)> {
 fn capture_bind(plan: &Plan, path: &Path, recursive: bool) -> Result<OwnedFd> {
     let failed = |e| Error::mount(&plan.target, format!("bind {}: {e}", path.display()));
     let tree = match foreign(path) {
-        Some((process, inside)) => rustix::fs::open(
-            process,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(std::io::Error::from)
-        .and_then(|process| mount::clone_tree_of(process, &inside)),
+        Some((process, inside)) => {
+            rustix::fs::open(process, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(std::io::Error::from)
+                .and_then(|process| mount::clone_tree_of(process, &inside))
+        }
         None => mount::clone_tree(rustix::fs::CWD, path, recursive),
     }
     .map_err(failed)?;

@@ -161,7 +161,12 @@ impl Engine {
 
     /// Places in `all` of the containers that `container` needs.
     fn needs(&self, container: &Container, all: &[Arc<Container>]) -> Vec<usize> {
-        let names = needed(&container.record().spec.host);
+        let names = {
+            let record = container.record();
+            // A linked container may have another name by now.
+            let linked = record.links.iter().map(|link| link.target.to_string());
+            needed(&record.spec.host).into_iter().chain(linked).collect::<Vec<_>>()
+        };
         let found = names.iter().filter_map(|name| self.find(name).ok());
         let places: HashMap<&str, usize> =
             all.iter().enumerate().map(|(place, other)| (other.id.as_str(), place)).collect();
