@@ -1,8 +1,8 @@
 //! Registries: pull, push, login, and what a name means there.
 
 use wharf_image::{Progress, PullRequest, Pulled, PushRequest, Pushed, Transfer};
-use wharf_model::{Digest, ErrorKind, Reference};
-use wharf_registry::{Access, Credential, Error as RegistryError, Login, Repository, Target};
+use wharf_model::{Digest, ErrorKind, Filters, Reference};
+use wharf_registry::{Access, Credential, Error as RegistryError, Found, Login, Repository, Target};
 
 use crate::blocking::blocking;
 use crate::{Engine, Error, Result};
@@ -190,6 +190,48 @@ impl Engine {
     /// [`Error::Registry`] with what the registry says.
     pub async fn login(&self, registry: &str, credential: &Credential) -> Result<Login> {
         Ok(self.live().registries.login(registry, credential).await?)
+    }
+
+    /// Looks for images in a registry, which `term` may name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a filter that results do not have, [`Error::Registry`] with what the registry says.
+    pub async fn search_images(
+        &self,
+        term: &str,
+        limit: usize,
+        filters: &Filters,
+        credential: Option<Credential>,
+    ) -> Result<Vec<Found>> {
+        if let Some((host, _)) = term.split_once("://") {
+            return Err(Error::Invalid(format!(
+                "invalid repository name: repository name ({host}://...) should not have a scheme"
+            )));
+        }
+        filters.check_keys(&["is-automated", "is-official", "stars"])?;
+        let wanted = |key: &str| match filters.values(key).next() {
+            None => Ok(None),
+            Some("true" | "1") => Ok(Some(true)),
+            Some("false" | "0") => Ok(Some(false)),
+            Some(other) => Err(Error::Invalid(format!("invalid filter '{key}=[{other}]'"))),
+        };
+        let (automated, official) = (wanted("is-automated")?, wanted("is-official")?);
+        let mut stars = 0;
+        for text in filters.values("stars") {
+            let number: i64 = text.parse().map_err(|_| {
+                Error::Invalid(format!(
+                    "invalid filter 'stars={text}': strconv.Atoi: parsing {text:?}: invalid syntax"
+                ))
+            })?;
+            stars = number.max(stars);
+        }
+        let mut found = self.live().registries.search(term, limit, credential.as_ref()).await?;
+        found.retain(|image| {
+            automated.is_none_or(|wanted| image.is_automated == wanted)
+                && official.is_none_or(|wanted| image.is_official == wanted)
+                && image.star_count >= stars
+        });
+        Ok(found)
     }
 
     /// Asks a registry what a name means there.

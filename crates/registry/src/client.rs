@@ -103,7 +103,11 @@ impl Client {
         Ok(Login { identity_token })
     }
 
-    fn session(
+    pub(crate) fn config(&self) -> &Config {
+        &self.core.config
+    }
+
+    pub(crate) fn session(
         &self,
         endpoint: Endpoint,
         credential: Option<&Credential>,

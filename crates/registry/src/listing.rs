@@ -131,20 +131,20 @@ impl Repository {
 }
 
 /// The pages of one list.
-struct Pages<'a> {
+pub(crate) struct Pages<'a> {
     session: &'a Session,
     next: Option<Ask>,
     read: usize,
 }
 
 impl<'a> Pages<'a> {
-    fn new(session: &'a Session, path: &str) -> Self {
+    pub(crate) fn new(session: &'a Session, path: &str) -> Self {
         let mut ask = session.request(Method::GET, path);
         put(&mut ask.headers, ACCEPT, &format!("application/json, {INDEX}"));
         Self { session, next: Some(ask), read: 0 }
     }
 
-    async fn next(&mut self, what: &str) -> Result<Option<Vec<u8>>> {
+    pub(crate) async fn next(&mut self, what: &str) -> Result<Option<Vec<u8>>> {
         let Some(ask) = self.next.take() else { return Ok(None) };
         let reply = self.session.ask(&ask).await?;
         self.read += 1;

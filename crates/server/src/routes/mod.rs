@@ -12,6 +12,7 @@ mod registry;
 mod streams;
 mod system;
 mod volumes;
+mod websocket;
 mod why;
 
 use axum::Router;
@@ -25,6 +26,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .merge(containers::routes())
         .merge(archive::routes())
         .merge(streams::routes())
+        .merge(websocket::routes())
         .merge(exec::routes())
         .merge(images::routes())
         .merge(volumes::routes())

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::Bytes;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use wharf_content::spec::{Descriptor, Platform};
 use wharf_engine::{Engine, Pull, PullTransfer, PushTransfer};
 use wharf_image::Progress;
@@ -19,10 +20,14 @@ use wharf_registry::Credential;
 
 use crate::convert::progress::{self, Aux, Line};
 use crate::error::{Failure, Result};
+use crate::request::Query;
 use crate::{request, response};
 
 pub(super) fn routes() -> Router<Engine> {
-    Router::new().route("/auth", post(login)).route("/distribution/{*rest}", get(distribution))
+    Router::new()
+        .route("/auth", post(login))
+        .route("/distribution/{*rest}", get(distribution))
+        .route("/images/search", get(search))
 }
 
 /// Who a client says it is; the fields of Docker's `AuthConfig`.
@@ -81,6 +86,35 @@ async fn login(State(engine): State<Engine>, body: Bytes) -> Result<Response> {
     let login = engine.login(&registry, &credential).await?;
     let identity_token = login.identity_token.unwrap_or_default();
     Ok(response::ok(&LoggedIn { identity_token, status: "Login Succeeded" }))
+}
+
+/// As many as Docker shows when nobody says how many, and at the most.
+const RESULTS: i64 = 25;
+const MOST_RESULTS: i64 = 100;
+
+async fn search(State(engine): State<Engine>, query: Query, headers: HeaderMap) -> Result<Response> {
+    let limit = match query.number("limit")? {
+        None | Some(..=0) => RESULTS,
+        Some(limit) if limit <= MOST_RESULTS => limit,
+        Some(limit) => {
+            return Err(Failure::invalid(format!(
+                "limit {limit} is outside the range of [1, {MOST_RESULTS}]"
+            )));
+        }
+    };
+    let (term, filters) = (query.text("term").unwrap_or_default(), query.filters()?);
+    let limit = usize::try_from(limit).unwrap_or_default();
+    let found = engine.search_images(term, limit, &filters, credential(&headers)).await?;
+    let one = |image: &wharf_registry::Found| {
+        json!({
+            "star_count": image.star_count,
+            "is_official": image.is_official,
+            "name": image.name,
+            "is_automated": image.is_automated,
+            "description": image.description,
+        })
+    };
+    Ok(response::ok(&found.iter().map(one).collect::<Vec<_>>()))
 }
 
 #[derive(Serialize)]

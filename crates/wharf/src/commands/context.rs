@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::OpenOptions,
-    io::{BufReader, IsTerminal as _, Write as _},
+    io::{IsTerminal as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
@@ -380,7 +380,7 @@ impl Verb for Import {
             let file = std::fs::File::open(source);
             let file =
                 file.map_err(|error| Failure::message(format!("open {source}: {}", reason(&error))))?;
-            archive::import(name, BufReader::new(file))?
+            archive::import(name, file)?
         };
         store.put(&meta, &files)?;
         cli.line(name)?;

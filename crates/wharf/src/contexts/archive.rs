@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead, Write},
+    io::{self, BufReader, Read, Write},
 };
 
 use wharf_archive::tar::{Kind, Reader, Writer};
@@ -14,6 +14,9 @@ use crate::failure::{Failure, Result};
 
 /// How much a context may be in all.
 const LIMIT: u64 = 10 << 20;
+
+/// What completes a block, and the two empty blocks behind the last.
+const ENDING: u64 = 511 + 2 * 512;
 
 /// Writes a context.
 pub(crate) fn export(meta: &Meta, files: &BTreeMap<String, Files>, out: impl Write) -> Result {
@@ -30,8 +33,9 @@ pub(crate) fn export(meta: &Meta, files: &BTreeMap<String, Files>, out: impl Wri
 }
 
 /// Reads a context, which gets the name it is imported under.
-pub(crate) fn import(name: &str, input: impl BufRead) -> Result<(Meta, BTreeMap<String, Files>)> {
-    let mut tar = Reader::new(input);
+pub(crate) fn import(name: &str, input: impl Read) -> Result<(Meta, BTreeMap<String, Files>)> {
+    // Docker's own streams end with the last byte of the last file: without what fills its block, and without an end.
+    let mut tar = Reader::new(BufReader::new(input.chain(io::repeat(0).take(ENDING))));
     let (mut meta, mut files) = (None::<Meta>, BTreeMap::<String, Files>::new());
     let mut total = 0;
     let wrong = |error: &dyn std::fmt::Display| Failure::message(error.to_string());
