@@ -22,6 +22,7 @@ mod diff;
 mod explain;
 mod export;
 mod inspect;
+mod lingering;
 mod links;
 mod list;
 mod machine;

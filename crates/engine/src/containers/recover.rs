@@ -12,7 +12,7 @@ use wharf_model::spec::RestartName;
 use wharf_shim::protocol::{EXIT_FILE, ExitRecord, Reply, Request, SOCKET_FILE, ShimState, VERSION};
 
 use super::supervise::{Ended, remove_cgroup};
-use super::{Container, Phase, record};
+use super::{Container, Phase, lingering, record};
 use crate::blocking::blocking;
 use crate::link::{Events, Link};
 use crate::why::Cause;
@@ -46,6 +46,13 @@ impl Engine {
         }
         let engine = self.clone();
         blocking(move || {
+            let run_dir = engine.inner.config.run_dir();
+            let mut resting =
+                engine.inner.containers.all().into_iter().map(|container| container.id.to_string());
+            let live: HashSet<String> = live.into_iter().collect();
+            if resting.any(|id| !live.contains(&id) && run_dir.join(id).is_dir()) {
+                lingering::wait(&engine.inner.config.containers_dir(), &live);
+            }
             let live: Vec<&str> = live.iter().map(String::as_str).collect();
             match engine.inner.network.reconcile(&live) {
                 Ok(swept) if swept.is_empty() => {}
