@@ -3,8 +3,6 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use jiff::Timestamp;
-use wharf_model::Event;
 use wharf_model::spec::{HostSpec, Ulimit};
 use wharf_registry::Client;
 
@@ -122,13 +120,7 @@ impl Engine {
         let set = Live::set(config)?;
         self.inner.images.set_concurrency(set.config.transfers);
         *self.inner.live.0.write().unwrap_or_else(PoisonError::into_inner) = set;
-        self.inner.events.publish(Event {
-            kind: "daemon",
-            action: "reload".to_owned(),
-            id: self.inner.id.clone(),
-            attributes: attributes.into_iter().collect(),
-            time: Timestamp::now(),
-        });
+        self.tell_reload(attributes.into_iter().collect());
         Ok(())
     }
 }

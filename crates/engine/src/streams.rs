@@ -7,14 +7,17 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::Result;
-use crate::blocking::blocking;
+use crate::{Error, Result};
 
 /// Bytes per piece, and how many pieces may wait.
 const PIECE: usize = 256 * 1024;
 const PIECES: usize = 4;
+/// Archives that are read and written at the same time.
+const STREAMS: usize = 256;
+
+static PLACES: Semaphore = Semaphore::const_new(STREAMS);
 
 /// What `write` writes, as a stream; `what` it is for the log. When writing fails, the reader sees an error, never a
 /// short stream.
@@ -23,8 +26,27 @@ pub(crate) fn written(
     write: impl FnOnce(&mut (dyn std::io::Write + Send)) -> std::io::Result<()> + Send + 'static,
 ) -> ChannelReader {
     let (sender, reader) = channel();
-    tokio::task::spawn_blocking(move || write_all(what, sender, write));
+    let failing = sender.sender.clone();
+    if let Err(error) = paced(move || write_all(what, sender, write)) {
+        // The reader hears it as the first piece.
+        let _room_for_one = failing.try_send(Err(std::io::Error::other(error.to_string())));
+    }
     reader
+}
+
+/// Runs work that goes at a client's pace on a thread of its own. A client that stops reading or sending holds that thread
+/// and nothing else: the pool of [`blocking`](crate::blocking) is for work that ends by itself.
+pub(crate) fn paced(work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let place = PLACES.try_acquire().map_err(|_| {
+        Error::Unavailable(format!("{STREAMS} archives are being read or written: wait until one is done"))
+    })?;
+    let runtime = tokio::runtime::Handle::current();
+    let thread = std::thread::Builder::new().name("archive".into()).spawn(move || {
+        let _context = runtime.enter();
+        work();
+        drop(place);
+    });
+    thread.map(drop).map_err(|error| Error::System(format!("starting a thread: {error}")))
 }
 
 /// Both ends of a stream that somebody who blocks writes.
@@ -72,7 +94,14 @@ pub(crate) async fn with_reader<T: Send + 'static>(
             }
         }
     });
-    let result = blocking(move || work(BlockingReader { receiver, rest: Bytes::new() })).await;
+    let (tell, told) = oneshot::channel();
+    let started = paced(move || {
+        let _caller_left = tell.send(work(BlockingReader { receiver, rest: Bytes::new() }));
+    });
+    let result = match started {
+        Ok(()) => told.await.unwrap_or_else(|_| Err(Error::System("an internal task failed".into()))),
+        Err(error) => Err(error),
+    };
     feeder.abort();
     result
 }

@@ -189,6 +189,9 @@ async fn dispatch(args: Vec<OsString>) -> Result {
     let asks_for_help = words.first().is_some_and(|word| word == "help");
     if asks_for_help {
         words.remove(0);
+        if words.first().is_some_and(|word| word == "--help") {
+            return cli.print("Usage:  wharf help [command]\n\nHelp about the command\n");
+        }
         words.push("--help".into());
     }
     if cli.globals.help || (asks_for_help && words.len() == 1) {

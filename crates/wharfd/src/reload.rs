@@ -73,7 +73,6 @@ fn attributes(settings: &Settings) -> Vec<(String, String)> {
         ("max-concurrent-downloads", settings.transfers.downloads.to_string()),
         ("max-concurrent-uploads", settings.transfers.uploads.to_string()),
         ("max-download-attempts", (settings.registries.retries + 1).to_string()),
-        ("name", rustix::system::uname().nodename().to_string_lossy().into_owned()),
         ("registry-mirrors", list(&settings.registries.mirrors)),
         ("shutdown-timeout", seconds),
     ]

@@ -84,7 +84,7 @@ impl Engine {
         let (name, path) = (name.to_owned(), path.to_owned());
         let (found, answer) = oneshot::channel();
         let (writer, reader) = streams::channel();
-        tokio::task::spawn_blocking(move || {
+        streams::paced(move || {
             let mut found = Some(found);
             let answered = tree.enter(|root| {
                 let source = find(root, &name, &path)?;
@@ -108,7 +108,7 @@ impl Engine {
             if let (Err(error), Some(found)) = (answered, found) {
                 let _client_left = found.send(Err(error));
             }
-        });
+        })?;
         let stat = answer.await.map_err(|_| Error::System("copying from a container panicked".into()))??;
         let record = container.record().clone();
         self.tell_mounts(&record, true);
