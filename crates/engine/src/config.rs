@@ -35,6 +35,8 @@ pub struct EngineConfig {
     pub image_budget: Option<u64>,
     /// Labels of this engine, `name=value`.
     pub labels: Vec<String>,
+    /// Directories of files that describe devices (CDI), the more important last.
+    pub cdi_dirs: Vec<PathBuf>,
     /// What containers get that do not ask for something else.
     pub defaults: ContainerDefaults,
     /// Log driver of containers that name none, and its options.
@@ -105,6 +107,7 @@ mod tests {
             transfers: Concurrency::default(),
             image_budget: None,
             labels: Vec::new(),
+            cdi_dirs: Vec::new(),
             defaults: ContainerDefaults::default(),
             log: LogSpec::default(),
         };

@@ -10,6 +10,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 const START_PREFIX: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: \
                             runc create failed: unable to start container process: error during container init: ";
 
+/// The same for an exec: nothing but its form was looked at when there is no code of a command.
+fn exec_prefix(exit_code: i32) -> &'static str {
+    match exit_code {
+        126 | 127 => "OCI runtime exec failed: exec failed: unable to start container process: ",
+        _ => "OCI runtime exec failed: exec failed: ",
+    }
+}
+
 /// A failed engine call. The variants are what callers branch on; the texts are what people read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -46,7 +54,7 @@ pub enum Error {
         exit_code: i32,
     },
     /// An exec's command could not be started; see [`Error::Start`].
-    #[error("{message}")]
+    #[error("{}{message}", exec_prefix(*exit_code))]
     ExecStart {
         /// The runtime's reason.
         message: String,

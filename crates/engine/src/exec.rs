@@ -30,6 +30,8 @@ const KEPT: usize = 1024;
 const LINGER: Duration = Duration::from_secs(1);
 /// The most that is read of a container's passwd or group file.
 const ACCOUNTS: u64 = 4 * 1024 * 1024;
+/// How long a resize waits for its session to run.
+const RESIZE_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes per read.
 const READ: usize = 64 * 1024;
 
@@ -105,7 +107,10 @@ impl Execs {
 
     /// The container has ended, and every process in it.
     pub(crate) fn container_ended(&self, container: &ContainerId) {
-        for exec in self.lock().1.values().filter(|exec| exec.container == *container) {
+        let mut sessions = self.lock();
+        // One that was never started cannot be started any more.
+        sessions.1.retain(|_, exec| exec.container != *container || *exec.state.borrow() != State::Created);
+        for exec in sessions.1.values().filter(|exec| exec.container == *container) {
             if matches!(*exec.state.borrow(), State::Running { .. } | State::Starting) {
                 exec.end(137);
             }
@@ -131,7 +136,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Conflict`] when the container does not run, [`Error::Invalid`] without a command.
-    pub async fn create_exec(&self, container: &str, spec: ExecSpec) -> Result<ExecId> {
+    pub async fn create_exec(&self, container: &str, mut spec: ExecSpec) -> Result<ExecId> {
         let name = container;
         let container = self.find(name)?;
         match container.record().phase {
@@ -144,13 +149,17 @@ impl Engine {
             Phase::Restarting => return Err(container.between_runs()),
             _ => return Err(container.not_running()),
         }
-        if spec.cmd.first().is_none_or(String::is_empty) {
+        if spec.cmd.is_empty() {
             return Err(Error::Invalid("No exec command specified".into()));
         }
-        if let Some(bad) = spec.env.iter().find(|variable| variable.is_empty() || variable.starts_with('=')) {
+        spec.env.retain(|variable| !variable.is_empty());
+        if let Some(bad) = spec.env.iter().find(|variable| variable.starts_with('=')) {
             return Err(Error::Invalid(format!("invalid environment variable: {bad}")));
         }
-        DetachKeys::parse(spec.detach_keys.as_deref())?;
+        DetachKeys::parse(spec.detach_keys.as_deref()).map_err(|_| {
+            let keys = spec.detach_keys.as_deref().unwrap_or_default();
+            Error::System(format!("Invalid escape keys ({keys}) provided"))
+        })?;
         let (user, pid) = (spec.user.clone(), container.record().pid);
         blocking(move || check_user(&user, pid)).await?;
         let id = ExecId::from_bytes(random_id()?);
@@ -178,6 +187,13 @@ impl Engine {
     ) -> Result<Option<Session>> {
         let exec = self.inner.execs.find(id)?;
         let container = self.find(exec.container.as_str())?;
+        // A frozen container freezes whoever joins it.
+        if container.record().phase == Phase::Paused {
+            return Err(Error::Conflict(format!(
+                "Container {} is paused, unpause the container before exec",
+                container.id
+            )));
+        }
         let first = exec.state.send_if_modified(|state| {
             let fresh = *state == State::Created;
             if fresh {
@@ -186,7 +202,11 @@ impl Engine {
             fresh
         });
         if !first {
-            return Err(Error::Conflict(format!("exec {} has already run", exec.id)));
+            let how = match *exec.state.borrow() {
+                State::Ended { .. } => "has already run",
+                _ => "is already running",
+            };
+            return Err(Error::Conflict(format!("exec command {} {how}", exec.id)));
         }
         let tty = tty.unwrap_or(false) || exec.spec.tty;
         let command = spelled(&exec.spec.cmd);
@@ -203,15 +223,15 @@ impl Engine {
                 });
                 Ok(session)
             }
-            Err(Error::ExecStart { message, exit_code: exit_code @ (126 | 127) }) => {
+            Err(error @ Error::ExecStart { exit_code: exit_code @ (126 | 127), .. }) => {
                 exec.end(exit_code);
                 if detach {
-                    return Err(Error::ExecStart { message, exit_code });
+                    return Err(error);
                 }
-                Ok(Some(failed_session(tty, &message)))
+                Ok(Some(failed_session(tty, &error.to_string())))
             }
             Err(error) => {
-                exec.end(126);
+                exec.end(if let Error::ExecStart { exit_code, .. } = error { exit_code } else { 126 });
                 Err(error)
             }
         }
@@ -225,6 +245,9 @@ impl Engine {
         tty: bool,
         console_size: Option<(u16, u16)>,
     ) -> Result<(i32, Option<Session>)> {
+        if !exec.spec.working_dir.is_empty() && !exec.spec.working_dir.starts_with('/') {
+            return Err(Error::ExecStart { message: "Cwd must be an absolute path".into(), exit_code: 128 });
+        }
         let link = container.running_link()?;
         let record = container.record().clone();
         let process = exec_process(&record, &exec.spec, tty)?;
@@ -300,6 +323,14 @@ impl Engine {
         let exec = self.inner.execs.find(id)?;
         let container = self.find(exec.container.as_str())?;
         let link = container.running_link()?;
+        // Clients resize as soon as they have asked for the start, which may still be on its way.
+        let mut state = exec.state.subscribe();
+        let started = state.wait_for(|state| matches!(state, State::Running { .. } | State::Ended { .. }));
+        match tokio::time::timeout(RESIZE_PATIENCE, started).await {
+            Ok(Ok(state)) if matches!(*state, State::Running { .. }) => {}
+            Ok(_) => return Err(Error::NoSuchExec(exec.id.to_string())),
+            Err(_) => return Err(Error::System("timeout waiting for exec session ready".into())),
+        }
         let request = Request::Resize { exec: Some(exec.id.to_string()), rows, cols };
         link.ask(request, &[]).await.and_then(expect_ok)
     }
@@ -321,6 +352,10 @@ impl Engine {
             id: exec.id.clone(),
             container: exec.container.clone(),
             spec: exec.spec.clone(),
+            detach_keys: match &exec.spec.detach_keys {
+                Some(keys) => DetachKeys::parse(Some(keys))?.bytes().to_vec(),
+                None => Vec::new(),
+            },
             running,
             exit_code,
             pid,
@@ -346,8 +381,12 @@ fn check_user(user: &str, pid: i32) -> Result<()> {
         String::from_utf8_lossy(&text).lines().any(|line| line.split(':').next() == Some(name))
     };
     for (name, file, what) in [(user, "/etc/passwd", "user"), (group, "/etc/group", "group")] {
-        let number = name.bytes().all(|byte| byte.is_ascii_digit());
-        if !name.is_empty() && !number && !known(name, file) {
+        if let Some(number) = number(name) {
+            // Never a name, and never wrapped into another number (RT-16).
+            if !(0..=i64::from(i32::MAX)).contains(&number) {
+                return Err(Error::Invalid("uids and gids must be in range 0-2147483647".into()));
+            }
+        } else if !name.is_empty() && !known(name, file) {
             let file = file.trim_start_matches("/etc/");
             return Err(Error::Invalid(format!(
                 "unable to find {what} {name}: no matching entries in {file} file"
@@ -357,11 +396,17 @@ fn check_user(user: &str, pid: i32) -> Result<()> {
     Ok(())
 }
 
+/// What is meant as a number, however large; a sign does not make it a name.
+fn number(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let numeric = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    numeric.then(|| text.parse().unwrap_or(i64::MAX))
+}
+
 /// A command that cannot run says so in its own stream, where a person at a terminal looks; the exit code says the rest.
 fn failed_session(tty: bool, message: &str) -> Session {
     let (sender, output) = OutputStream::new();
-    let text =
-        format!("OCI runtime exec failed: exec failed: unable to start container process: {message}\r\n");
+    let text = format!("{message}\r\n");
     // The channel is empty: there is room for one.
     let _taken = sender.try_send(Ok(OutputChunk { stream: Stream::Stdout, bytes: Bytes::from(text) }));
     Session { tty, output, input: None }

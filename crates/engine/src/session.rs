@@ -374,6 +374,11 @@ impl DetachKeys {
         Ok(Self { keys, matched: 0 })
     }
 
+    /// The sequence.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.keys
+    }
+
     /// What of `bytes` goes to the process, and whether the sequence is complete. A begun sequence is held back.
     fn filter(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
         let mut out = Vec::with_capacity(bytes.len());

@@ -35,6 +35,7 @@ impl Engine {
                 id: inner.id.clone(),
                 containers: counts,
                 images: inner.images.list()?.len(),
+                cdi_dirs: inner.config.cdi_dirs.iter().map(|dir| dir.display().to_string()).collect(),
                 data_root: inner.config.data_root.display().to_string(),
                 hostname: uname.nodename().to_string_lossy().into_owned(),
                 kernel: uname.release().to_string_lossy().into_owned(),

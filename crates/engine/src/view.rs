@@ -304,6 +304,8 @@ pub struct ExecView {
     pub container: ContainerId,
     /// What was asked for.
     pub spec: ExecSpec,
+    /// The keys that detach, if there are others than usual.
+    pub detach_keys: Vec<u8>,
     /// Runs now.
     pub running: bool,
     /// Exit code once it has ended.
@@ -407,6 +409,8 @@ pub struct SystemView {
     pub containers: (usize, usize, usize, usize),
     /// Number of images.
     pub images: usize,
+    /// Directories of files that describe devices.
+    pub cdi_dirs: Vec<String>,
     /// Data root.
     pub data_root: String,
     /// Host name.

@@ -57,7 +57,7 @@ fn default_rules() -> Vec<DeviceRule> {
     rules
 }
 
-/// The device list of a container: everything denied, then the configuration's rules, then the defaults.
+/// The device list of a container: everything denied, then the configuration's rules, then the defaults. As with runc.
 pub(crate) fn rules(spec: &Spec) -> Result<Vec<DeviceRule>> {
     let deny = DeviceRule {
         allow: false,
@@ -78,9 +78,7 @@ pub(crate) fn rules(spec: &Spec) -> Result<Vec<DeviceRule>> {
     let mut rules = vec![deny];
     rules.extend(listed.into_iter().filter(|r| *r != deny));
     rules.extend(default_rules());
-    for device in linux.and_then(|l| l.devices().as_ref()).into_iter().flatten() {
-        rules.push(rule(&LinuxDeviceCgroup::from(device))?);
-    }
+    // A node in `linux.devices` is made, and that alone allows nothing: which access it has, the rules say.
     Ok(without_repeats(rules))
 }
 
@@ -233,6 +231,17 @@ mod tests {
         assert!(rules[1].allow && rules[1].major == Some(10) && !rules[1].mknod);
         // No later rule opens a block device or one without a major number.
         assert!(rules[1..].iter().all(|r| r.allow && (r.major.is_some() || !(r.read || r.write))));
+    }
+
+    #[test]
+    fn rt_13_a_node_has_the_access_of_its_rule_and_no_more() {
+        let rules = rules(&spec(
+            r#"{"devices":[{"path":"/dev/x","type":"c","major":10,"minor":229}],
+                "resources":{"devices":[{"allow":true,"type":"c","major":10,"minor":229,"access":"r"}]}}"#,
+        ))
+        .unwrap();
+        let about: Vec<_> = rules.iter().filter(|rule| rule.major == Some(10)).collect();
+        assert!(matches!(about[..], [rule] if rule.read && !rule.write && !rule.mknod), "{about:?}");
     }
 
     #[test]

@@ -225,6 +225,7 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig> {
         image_budget: settings.image_budget,
         labels: settings.labels.clone(),
         log: settings.log.clone(),
+        cdi_dirs: settings.cdi_dirs.clone(),
         defaults: settings.defaults.clone(),
     })
 }

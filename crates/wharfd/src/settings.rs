@@ -26,6 +26,7 @@ const DATA_ROOT: &str = "/var/lib/wharf";
 const EXEC_ROOT: &str = "/run/wharf";
 const HOST: &str = "unix:///run/wharf/wharf.sock";
 const CONFIG_FILE: &str = "/etc/wharf/daemon.json";
+const CDI_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 /// Seconds that containers have to stop when the engine does.
 const SHUTDOWN_TIMEOUT: i64 = 15;
 
@@ -153,6 +154,10 @@ struct Given {
     no_proxy: Option<String>,
     #[arg(skip)]
     proxies: Option<BTreeMap<String, String>>,
+    /// Directory of files that describe devices (CDI); may be repeated, later ones count more (default /etc/cdi and /var/run/cdi)
+    #[arg(long = "cdi-spec-dir", value_name = "DIR")]
+    #[serde(rename = "cdi-spec-dirs")]
+    cdi_spec_dir: Option<Vec<PathBuf>>,
     /// Limit of processes in containers that ask for no other; may be repeated
     #[arg(long = "default-ulimit", value_name = "NAME=SOFT[:HARD]")]
     #[serde(rename = "default-ulimits", deserialize_with = "values::ulimits_of_file")]
@@ -221,6 +226,7 @@ pub(crate) struct Settings {
     pub(crate) registry_address: Option<SocketAddr>,
     pub(crate) transfers: Concurrency,
     pub(crate) image_budget: Option<u64>,
+    pub(crate) cdi_dirs: Vec<PathBuf>,
     pub(crate) defaults: ContainerDefaults,
 }
 
@@ -295,6 +301,8 @@ impl Settings {
             image_budget: once!(image_budget, "image-budget")
                 .map(|text| values::size(&text).with_context(|| format!("invalid image-budget {text:?}")))
                 .transpose()?,
+            cdi_dirs: once!(cdi_spec_dir, "cdi-spec-dirs")
+                .unwrap_or_else(|| CDI_DIRS.map(PathBuf::from).to_vec()),
             defaults,
         };
         for (key, path) in [("data-root", &settings.data_root), ("exec-root", &settings.exec_root)] {

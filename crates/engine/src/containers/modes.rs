@@ -289,7 +289,7 @@ mod tests {
             |spec| spec.host.extra_hosts.push("a:1.1.1.1".into()),
             |spec| spec.host.links.push("a:b".into()),
             |spec| spec.host.publish_all_ports = true,
-            |spec| drop(spec.exposed_ports.insert("80/tcp".parse().unwrap())),
+            |spec| spec.exposed_ports.extend(["80/tcp".parse::<wharf_model::network::Port>().unwrap()]),
         ];
         for (number, change) in changes.into_iter().enumerate() {
             assert!(joins(change).unwrap_err().to_string().starts_with("conflicting options: "), "{number}");

@@ -24,6 +24,7 @@ use crate::blocking::blocking;
 use crate::child::{self, ShimProcess};
 use crate::link::{Events, Link, failure};
 use crate::logs::Settings;
+use crate::spec::cdi::Injection;
 use crate::spec::{self, SeccompOption, Surroundings};
 use crate::{Engine, Error, Result, files};
 
@@ -234,7 +235,10 @@ impl Engine {
         for mount in record.mounts.iter().filter(|mount| !mount.source.is_empty()) {
             self.check_source(mount)?;
         }
-        let around = self.surroundings(record, &directory, joined);
+        let injection = Injection::find(&record.spec.host, &config.cdi_dirs)?;
+        let mut groups = record.spec.host.group_add.clone();
+        groups.extend(injection.groups());
+        let around = self.surroundings(record, &directory, joined, injection);
         let spec = spec::build(record, &around)?;
         let json =
             |error: serde_json::Error| Error::System(format!("cannot encode the configuration: {error}"));
@@ -262,7 +266,7 @@ impl Engine {
             seccomp_default: security.seccomp == SeccompOption::Default && !host.privileged,
             // Empty is root, with root's groups in the image.
             user: Some(record.spec.user.clone()),
-            groups: host.group_add.clone(),
+            groups,
             create_cwd: true,
             default_home: true,
             init: host.init.unwrap_or(false),
@@ -305,13 +309,20 @@ impl Engine {
         }
     }
 
-    fn surroundings(&self, record: &Record, directory: &std::path::Path, joined: Joined) -> Surroundings {
+    fn surroundings(
+        &self,
+        record: &Record,
+        directory: &std::path::Path,
+        joined: Joined,
+        injection: Injection,
+    ) -> Surroundings {
         Surroundings {
             files: joined.files.unwrap_or_else(|| directory.to_path_buf()),
             cgroup: self.cgroup_path(record),
             network: joined.network,
             ipc: joined.ipc,
             pid: joined.pid,
+            injection,
         }
     }
 

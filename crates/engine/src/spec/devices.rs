@@ -28,16 +28,13 @@ const ALLOWED: &[(LinuxDeviceType, Option<i64>, Option<i64>, &str)] = &[
     (LinuxDeviceType::C, Some(136), None, "rwm"),
 ];
 
+/// Directories below `/dev` that have no devices of the machine.
+const SPECIAL: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
+/// The most devices that one directory stands for.
+const MOST: usize = 4096;
+
 /// Devices to make and rules of the controller.
 pub(super) fn build(host: &HostSpec) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup>)> {
-    if let Some(request) = host.device_requests.first() {
-        let all = |set: &Vec<String>| format!("[{}]", set.join(" "));
-        return Err(Error::System(format!(
-            "could not select device driver {:?} with capabilities: [{}]",
-            request.driver,
-            request.capabilities.iter().map(all).collect::<Vec<_>>().join(" ")
-        )));
-    }
     if host.privileged {
         return Ok((every_device(), vec![rule(true, LinuxDeviceType::A, None, None, "rwm")?]));
     }
@@ -49,7 +46,7 @@ pub(super) fn build(host: &HostSpec) -> Result<(Vec<LinuxDevice>, Vec<LinuxDevic
     for mapping in &host.devices {
         for (path, inside) in expand(mapping)? {
             let device = device(&path, &inside).ok_or_else(|| {
-                Error::Invalid(format!(
+                Error::System(format!(
                     "error gathering device information while adding custom device \"{}\": not a device node",
                     mapping.path_on_host
                 ))
@@ -153,11 +150,19 @@ fn expand(mapping: &DeviceMapping) -> Result<Vec<(PathBuf, PathBuf)>> {
         return Ok(vec![(host, inside)]);
     }
     let mut all = Vec::new();
-    for entry in std::fs::read_dir(&host)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_char_device() || kind.is_block_device() {
-            all.push((entry.path(), inside.join(entry.file_name())));
+    let mut directories = vec![(host, inside)];
+    while let Some((directory, inside)) = directories.pop() {
+        for entry in std::fs::read_dir(&directory)? {
+            let entry = entry?;
+            let (kind, place) = (entry.file_type()?, inside.join(entry.file_name()));
+            if kind.is_dir() && !SPECIAL.iter().any(|skip| entry.file_name() == **skip) {
+                directories.push((entry.path(), place));
+            } else if kind.is_char_device() || kind.is_block_device() {
+                all.push((entry.path(), place));
+            }
+            if all.len() > MOST {
+                return Err(Error::Invalid(format!("{} has more than {MOST} devices", mapping.path_on_host)));
+            }
         }
     }
     Ok(all)
@@ -173,10 +178,7 @@ fn every_device() -> Vec<LinuxDevice> {
             let (path, name) = (entry.path(), entry.file_name());
             let Ok(kind) = entry.file_type() else { continue };
             if kind.is_dir() {
-                if !["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"]
-                    .iter()
-                    .any(|skip| name == **skip)
-                {
+                if !SPECIAL.iter().any(|skip| name == **skip) {
                     directories.push(path);
                 }
             } else if name != "console" && name != "ptmx" {

@@ -3,6 +3,7 @@
 //! Pure apart from looking at the host's devices: the same record gives the same configuration. Nothing that an image
 //! says can reach a control field: labels and annotations are data (RT-22).
 
+pub(crate) mod cdi;
 mod devices;
 pub(crate) mod mounts;
 mod resources;
@@ -36,6 +37,8 @@ pub(crate) struct Surroundings {
     pub(crate) ipc: Option<String>,
     /// PID namespace to join instead of a new one.
     pub(crate) pid: Option<String>,
+    /// Devices found by their drivers.
+    pub(crate) injection: cdi::Injection,
 }
 
 /// The configuration of one start.
@@ -84,6 +87,7 @@ pub(crate) fn build(record: &Record, around: &Surroundings) -> Result<Spec> {
         // The builder has a name of its own, which would rename the host.
         spec.set_hostname(None).set_domainname(None);
     }
+    around.injection.apply(&mut spec)?;
     Ok(spec)
 }
 

@@ -1,5 +1,7 @@
 //! Exec sessions in both directions.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use wharf_api::models::{ExecConfig, ExecInspectResponse, ProcessConfig};
 use wharf_engine::{ExecSpec, ExecView};
 
@@ -35,17 +37,14 @@ pub(crate) fn from_model(exec: ExecConfig) -> Result<ExecSpec> {
         attach_stdout: attach_stdout.unwrap_or_default(),
         attach_stderr: attach_stderr.unwrap_or_default(),
         detach_keys: detach_keys.filter(|keys| !keys.is_empty()),
-        console_size: console_size.map(|size| dimensions(&size)).transpose()?,
+        console_size: console_size.map(|size| dimensions(&size)),
     })
 }
 
-/// `[rows, columns]`.
-pub(crate) fn dimensions(size: &[usize]) -> Result<(u16, u16)> {
-    match size {
-        [rows, columns] => u16::try_from(*rows).ok().zip(u16::try_from(*columns).ok()),
-        _ => None,
-    }
-    .ok_or_else(|| Failure::invalid(format!("invalid ConsoleSize {size:?}: expected [rows, columns]")))
+/// `[rows, columns]`; as Go reads a pair of numbers, what is missing is 0 and what is too much counts for nothing.
+pub(crate) fn dimensions(size: &[usize]) -> (u16, u16) {
+    let at = |index: usize| size.get(index).and_then(|cells| u16::try_from(*cells).ok()).unwrap_or_default();
+    (at(0), at(1))
 }
 
 /// A session as inspect shows it.
@@ -68,8 +67,8 @@ pub(crate) fn to_model(view: ExecView) -> ExecInspectResponse {
         open_stdout: Some(spec.attach_stdout),
         can_remove: Some(false),
         container_id: Some(view.container.to_string()),
-        // Docker encodes the keys as bytes; nobody reads them.
-        detach_keys: None,
+        // Bytes in JSON are base64, as Docker has them.
+        detach_keys: Some(STANDARD.encode(view.detach_keys)),
         pid: Some(view.pid.into()),
     }
 }
@@ -86,9 +85,8 @@ mod tests {
 
     #[test]
     fn a_console_size_is_two_numbers() {
-        assert_eq!(dimensions(&[24, 80]).unwrap(), (24, 80));
-        for bad in [&[][..], &[1], &[1, 2, 3], &[70_000, 1]] {
-            assert!(dimensions(bad).is_err(), "{bad:?}");
-        }
+        assert_eq!(dimensions(&[24, 80]), (24, 80));
+        assert_eq!([dimensions(&[]), dimensions(&[1]), dimensions(&[1, 2, 3])], [(0, 0), (1, 0), (1, 2)]);
+        assert_eq!(dimensions(&[70_000, 1]), (0, 1));
     }
 }

@@ -77,6 +77,7 @@ pub(crate) fn to_info(view: SystemView) -> SystemInfo {
             vec!["Backing Filesystem".to_owned(), view.backing_filesystem],
             vec!["Supports d_type".to_owned(), "true".to_owned()],
         ]),
+        cdi_spec_dirs: Some(view.cdi_dirs),
         docker_root_dir: Some(view.data_root),
         plugins: Some(PluginsInfo {
             volume: words(&["local"]),

@@ -12,7 +12,7 @@ use wharf_engine::{Engine, Error};
 
 use crate::convert::exec;
 use crate::error::Result;
-use crate::request::{Json, JsonOrDefault, Query, Version};
+use crate::request::{JsonOrDefault, Query, Version};
 use crate::{hijack, response, shapes};
 
 pub(super) fn routes() -> Router<Engine> {
@@ -26,7 +26,7 @@ pub(super) fn routes() -> Router<Engine> {
 async fn create(
     State(engine): State<Engine>,
     Path(name): Path<String>,
-    Json(body): Json<ExecConfig>,
+    JsonOrDefault(body): JsonOrDefault<ExecConfig>,
 ) -> Result<Response> {
     let id = engine.create_exec(&name, exec::from_model(body)?).await?;
     // By hand: the model writes `id`, which only forgiving clients find.
@@ -42,7 +42,7 @@ async fn start(
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let headers = request.headers().clone();
     let JsonOrDefault(body) = JsonOrDefault::<ExecStartConfig>::from_request(request, &()).await?;
-    let size = body.console_size.as_deref().map(exec::dimensions).transpose()?;
+    let size = body.console_size.as_deref().map(exec::dimensions);
     let detach = body.detach.unwrap_or_default();
     match engine.start_exec(&id, detach, body.tty, size).await {
         Ok(Some(session)) => Ok(hijack::answer(&headers, upgrade, version, session)),

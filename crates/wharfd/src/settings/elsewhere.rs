@@ -20,12 +20,6 @@ const TABLE: &[Elsewhere] = &[
     Elsewhere("add-runtime", "runtimes", &[], "other runtimes are not there yet"),
     Elsewhere("allow-direct-routing", "", &["false"], NETWORKS),
     Elsewhere("bip6", "", &[""], NETWORKS),
-    Elsewhere(
-        "cdi-spec-dir",
-        "cdi-spec-dirs",
-        &[],
-        "the directories of CDI are fixed: /etc/cdi and /var/run/cdi",
-    ),
     Elsewhere("containerd", "", &[""], CONTAINERD),
     Elsewhere("containerd-namespace", "", &["*"], CONTAINERD),
     Elsewhere("containerd-plugins-namespace", "containerd-plugin-namespace", &["*"], CONTAINERD),
