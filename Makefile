@@ -1,6 +1,6 @@
 # The commands of this project. A thin layer over cargo and `cargo xtask`; see CONTRIBUTING.md.
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast reference kill power bench deny fuzz leftovers
+.PHONY: help demo test fast clients reference kill power bench deny fuzz leftovers
 
 # program:package pairs. What is missing is installed with apt-get, after saying so in one line.
 NEEDS_BUILD := cc:build-essential
@@ -27,6 +27,7 @@ help:
 	@echo "make demo       real containers on a scratch engine: build, run, serve, kill the engine, clean up"
 	@echo "make test       everything a change must pass: format, layers, lints, unit and black-box tests, leftovers"
 	@echo "make fast       the same without the black-box tests"
+	@echo "make clients    install the Docker clients that the tests drive (done by make test, where their registries can be reached)"
 	@echo "make reference  prove the recorded sessions and the harness on the real Docker (../shared/peers)"
 	@echo "make kill       200 kill -9 of the engine among 20 busy containers"
 	@echo "make power      100 power cuts under loads, tags, removals and pulls, everything hashed again after each"
@@ -46,9 +47,20 @@ test:
 	cargo xtask tail
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace
+	@$(MAKE) --no-print-directory clients
 	@mkdir -p target && cargo xtask leftovers --record target/leftovers-before
 	$(RUN_TESTS)
 	cargo xtask leftovers --since target/leftovers-before
+
+# docker-py, Testcontainers, dockerode and the dev containers command line, for crates/testkit/tests/clients.rs.
+CLIENTS := crates/testkit/tests/clients
+clients: target/clients/ready
+target/clients/ready: $(CLIENTS)/requirements.txt $(CLIENTS)/package.json
+	@mkdir -p target/clients && echo "installing the clients of the tests into target/clients"
+	@cd target/clients && rm -f ready && cp ../../$(CLIENTS)/package.json . && \
+	  timeout 300 sh -c 'python3 -m venv venv && venv/bin/pip install -q --disable-pip-version-check -r ../../$(CLIENTS)/requirements.txt && \
+	  npm install --silent --no-audit --no-fund --ignore-scripts --omit=optional' && touch ready || \
+	  echo "the clients cannot be installed (python3-venv, npm and their registries are needed): their tests will be skipped"
 
 fast:
 	cargo fmt --all --check
