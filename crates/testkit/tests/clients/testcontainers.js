@@ -3,6 +3,9 @@ const assert = require('node:assert/strict');
 process.env.TESTCONTAINERS_RYUK_DISABLED = 'true';
 const { GenericContainer, Wait } = require('testcontainers');
 
+// The library lets go of its log sockets, so that they keep no program alive: this does.
+setInterval(() => {}, 1000);
+
 (async () => {
   const box = await new GenericContainer('box')
     .withCommand(['sh', '-c', 'echo started; exec httpd -f -p 8080 -h /www'])
