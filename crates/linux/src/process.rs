@@ -366,3 +366,18 @@ pub fn try_wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
         (None, signal) => Ended::Signaled(signal.unwrap_or(libc::SIGKILL)),
     }))
 }
+
+/// Bytes written to a unix socket that its other end has not read yet, or to a TCP socket that are not acknowledged
+/// (`SIOCOUTQ`, unix(7), tcp(7)). Of a unix socket it counts the buffers, so it is zero exactly when all is read.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn unread(socket: &impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the call writes one integer to where the pointer shows, and that integer outlives the call.
+    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}

@@ -7,6 +7,7 @@
 //! ([`Watch`](crate::stream::Watch)).
 
 use std::io;
+use std::time::Duration;
 
 use axum::response::Response;
 use bytes::Bytes;
@@ -24,6 +25,10 @@ use crate::stream::Stream as Connection;
 
 /// How much of a client's input is read at once.
 const INPUT_BUFFER: usize = 32 * 1024;
+
+/// How long the first output waits until the client has read the head of the answer. Some read the head through a
+/// buffer and the rest past it (docker-py), and lose what comes together with the head.
+const HEAD_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The media type of output.
 pub(crate) fn media_type(tty: bool, version: ApiVersion) -> &'static str {
@@ -70,8 +75,13 @@ pub(crate) fn answer_text(
         return response::stream(RAW_MEDIA_TYPE, futures_util::stream::once(async { Ok(bytes) }));
     };
     tokio::spawn(async move {
-        if let Ok(upgraded) = upgrade.await {
-            let mut stream = TokioIo::new(upgraded);
+        let upgraded =
+            upgrade.await.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<Connection>>().ok());
+        if let Some(parts) = upgraded {
+            let mut stream = parts.io.into_inner();
+            if let Ok(Some(head)) = stream.unread() {
+                head.read(HEAD_PATIENCE).await;
+            }
             let _client_left = stream.write_all(&bytes).await;
             let _client_left = stream.shutdown().await;
         }
@@ -136,6 +146,7 @@ async fn carry(upgraded: Upgraded, session: Session) -> io::Result<()> {
         .map_err(|_| io::Error::other("the connection is not the one it came on"))?;
     let stream = parts.io.into_inner();
     let watch = stream.watch()?;
+    let mut head = stream.unread()?;
     let (reader, mut writer) = tokio::io::split(stream);
     let Session { tty, mut output, input } = session;
 
@@ -162,6 +173,9 @@ async fn carry(upgraded: Upgraded, session: Session) -> io::Result<()> {
             },
             () = &mut gone => break,
         };
+        if let Some(head) = head.take() {
+            head.read(HEAD_PATIENCE).await;
+        }
         // Input goes on while the client takes its time to read: it may be what makes it read.
         let write = writer.write_all(&bytes);
         tokio::pin!(write);

@@ -4,11 +4,13 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::server::TlsStream;
+use wharf_linux::process;
 
 /// The bytes of a connection, and its place among the connections there may be: the place is free when the last who
 /// uses the bytes has let go, which after an upgrade is no longer the HTTP server.
@@ -26,6 +28,14 @@ pub(crate) enum Wire {
 impl Stream {
     pub(crate) fn new(wire: Wire, place: OwnedSemaphorePermit) -> Self {
         Self { wire, _place: place }
+    }
+
+    /// Something that knows what the client has not read yet; only of a socket of this machine.
+    pub(crate) fn unread(&self) -> io::Result<Option<Unread>> {
+        match &self.wire {
+            Wire::Unix(stream) => Ok(Some(Unread(twin(stream)?))),
+            Wire::Tcp(_) | Wire::Tls(_) => Ok(None),
+        }
     }
 
     /// Something that notices when the client has gone altogether.
@@ -124,6 +134,19 @@ impl Watch {
     }
 }
 
+/// What was written to a client and is not read yet.
+pub(crate) struct Unread(OwnedFd);
+
+impl Unread {
+    /// Ends when the client has read everything, or after `patience`.
+    pub(crate) async fn read(self, patience: Duration) {
+        let until = Instant::now() + patience;
+        while Instant::now() < until && process::unread(&self.0).is_ok_and(|bytes| bytes > 0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
 fn twin(socket: &impl AsFd) -> io::Result<OwnedFd> {
     socket.as_fd().try_clone_to_owned()
 }
@@ -133,6 +156,23 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_read_is_not_waited_for() {
+        let (mut server, mut client) = UnixStream::pair().unwrap();
+        let unread = || Unread(twin(&server).unwrap());
+        unread().read(Duration::MAX / 4).await;
+        let (before, after) = (unread(), unread());
+        server.write_all(b"head").await.unwrap();
+        before.read(Duration::from_millis(1)).await;
+        let reader = async {
+            let mut head = [0; 4];
+            client.read_exact(&mut head).await.unwrap();
+            head
+        };
+        let (head, ()) = tokio::join!(reader, after.read(Duration::from_secs(60)));
+        assert_eq!(&head, b"head");
+    }
 
     #[tokio::test]
     async fn a_half_closed_client_is_not_gone() {

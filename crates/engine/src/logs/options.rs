@@ -12,7 +12,8 @@ use super::values::{self, Unit};
 use super::{fluentd, gelf, syslog};
 use crate::{Error, Result};
 
-/// The driver of those who name none.
+/// The driver of those who name none, written as no name in their records: the API shows that as `json-file`, because
+/// clients take any other word for output that cannot be read (docker-py's `containers.run` then answers nothing).
 pub(crate) const DEFAULT_DRIVER: &str = "local";
 /// The drivers there are, as `info` lists them. (`none` is no driver.)
 pub const DRIVERS: [&str; 6] = ["fluentd", "gelf", "journald", "json-file", "local", "syslog"];
@@ -84,9 +85,9 @@ pub(crate) fn validate(log: &LogSpec) -> Result<()> {
 /// Fills in what the engine's own settings say; a container's options win.
 pub(crate) fn merge(log: &mut LogSpec, defaults: &LogSpec) {
     if log.driver.is_empty() {
-        log.driver = default_driver(defaults).to_owned();
+        log.driver.clone_from(&defaults.driver);
     }
-    if log.driver == default_driver(defaults) {
+    if log.driver == defaults.driver || log.driver == default_driver(defaults) {
         for (name, value) in &defaults.options {
             log.options.entry(name.clone()).or_insert_with(|| value.clone());
         }
@@ -137,7 +138,7 @@ fn check(log: &LogSpec) -> std::result::Result<(), String> {
     };
     match driver {
         // Facts as well, for `logs --details`: what works with Docker's default driver works with ours.
-        "local" | "json-file" => {
+        "" | "local" | "json-file" => {
             match unknown(&[&FACTS[..], &["compress", "max-file", "max-size"]].concat()) {
                 Some(name) if driver == "local" => {
                     Err(format!("unknown log opt '{name}' for log driver local"))
@@ -342,6 +343,11 @@ mod tests {
         assert_eq!(merged("json-file", &[("max-size", "2m")]).options["max-size"], "2m");
         assert!(merged("syslog", &[]).options.is_empty());
         assert_eq!(merged("none", &[]).driver, "none");
+        // Who names no driver, to an engine that was told none: what the API shows as `json-file` is the spool.
+        let mut unnamed = log("", &[("max-size", "10m")]);
+        merge(&mut unnamed, &LogSpec::default());
+        assert_eq!(unnamed.driver, "");
+        assert_eq!(Settings::read(&unnamed).unwrap().driver, Driver::Local);
         assert!(validate_defaults(&log("syslog", &[("syslog-facility", "x")])).is_err());
     }
 
