@@ -258,6 +258,8 @@ pub enum Wrote {
 pub struct Input {
     target: Target,
     detach: Option<DetachKeys>,
+    /// Told when the client typed the detach keys.
+    on_detach: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 enum Target {
@@ -272,11 +274,17 @@ enum Target {
 
 impl Input {
     pub(crate) fn to_container(container: Arc<Container>, once: bool, detach: Option<DetachKeys>) -> Self {
-        Self { target: Target::Container { container, once, pipe: None }, detach }
+        Self { target: Target::Container { container, once, pipe: None }, detach, on_detach: None }
+    }
+
+    /// Has `tell` called when the client leaves by its detach keys.
+    pub(crate) fn on_detach(mut self, tell: impl FnOnce() + Send + Sync + 'static) -> Self {
+        self.on_detach = Some(Box::new(tell));
+        self
     }
 
     pub(crate) fn to_exec(fd: OwnedFd, detach: Option<DetachKeys>) -> Result<Self> {
-        Ok(Self { target: Target::Exec(watch(fd, Interest::WRITABLE)?), detach })
+        Ok(Self { target: Target::Exec(watch(fd, Interest::WRITABLE)?), detach, on_detach: None })
     }
 
     /// Gives bytes to the process; waits while it does not read, and until it runs.
@@ -297,7 +305,13 @@ impl Input {
                 Err(_) => return Ok(Wrote::Closed),
             }
         }
-        Ok(if detached { Wrote::Detached } else { Wrote::Written })
+        if !detached {
+            return Ok(Wrote::Written);
+        }
+        if let Some(tell) = self.on_detach.take() {
+            tell();
+        }
+        Ok(Wrote::Detached)
     }
 
     /// The client will say no more. A pipe that was opened for one client only is closed; a terminal stays.
@@ -351,8 +365,7 @@ impl DetachKeys {
     /// Parses `ctrl-p,ctrl-q` and the like; `None` and the empty string mean the default.
     pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
         let text = text.filter(|text| !text.is_empty()).unwrap_or("ctrl-p,ctrl-q");
-        let invalid =
-            |key: &str| Error::Invalid(format!("Invalid detach keys ({text}) provided: unknown key {key:?}"));
+        let invalid = || Error::Invalid(format!("Invalid detach keys ({text}) provided"));
         let mut keys = Vec::new();
         for key in text.split(',') {
             let mut characters = key.chars();
@@ -366,7 +379,7 @@ impl DetachKeys {
                     Some(b"]") => 29,
                     Some(b"^") => 30,
                     Some(b"_") => 31,
-                    _ => return Err(invalid(key)),
+                    _ => return Err(invalid()),
                 },
             };
             keys.push(code);

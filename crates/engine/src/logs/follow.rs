@@ -27,8 +27,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the end of a run waits for what is written to a file: who waited for the container reads it next.
 const FILE_DEADLINE: Duration = Duration::from_secs(2);
-/// How long a removal waits for a receiver that takes what it gets.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a removal waits for a receiver that takes what it gets, and for one that takes nothing.
+const FAREWELL: Duration = Duration::from_secs(10);
+const NO_PROGRESS: Duration = Duration::from_secs(2);
 
 /// A container's follower, if it has one.
 #[derive(Default)]
@@ -47,6 +48,8 @@ struct Standing {
     failing: bool,
     /// All output of this run is delivered.
     finished: u64,
+    /// Counts what was delivered.
+    batches: u64,
 }
 
 impl LogFollower {
@@ -195,7 +198,19 @@ impl Engine {
     /// Waits until the driver has everything of a container that has ended, unless its receiver takes nothing.
     pub(crate) async fn finish_log(&self, container: &Arc<Container>, patience: Duration) {
         let mut standing = container.log.standing.subscribe();
-        let finished = standing.wait_for(|standing| !standing.active || standing.failing);
+        let finished = async {
+            loop {
+                let before = *standing.borrow_and_update();
+                if !before.active || before.failing {
+                    return;
+                }
+                let moved =
+                    standing.wait_for(|now| !now.active || now.failing || now.batches != before.batches);
+                if tokio::time::timeout(NO_PROGRESS, moved).await.is_err() {
+                    return;
+                }
+            }
+        };
         let _late = tokio::time::timeout(patience, finished).await;
     }
 
@@ -383,6 +398,7 @@ impl Run {
             while let Err(error) = self.commit(&batch).await? {
                 trouble.wait(&self.container, &error.to_string()).await;
             }
+            self.container.log.standing.send_modify(|standing| standing.batches += 1);
             self.release(state.run).await;
         }
         trouble.over(&self.container);

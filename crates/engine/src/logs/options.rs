@@ -228,7 +228,7 @@ fn local(options: &Options) -> std::result::Result<(Limits, bool), String> {
     }
     let compress = match options.get("compress") {
         Some(text) => {
-            values::boolean(text).map_err(|error| format!("invalid boolean value for compress: {error}"))?
+            values::boolean(text).map_err(|error| format!("error reading compress log option: {error}"))?
         }
         None => true,
     };

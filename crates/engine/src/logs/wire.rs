@@ -337,3 +337,7 @@ fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     )?;
     Ok(file.into())
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
