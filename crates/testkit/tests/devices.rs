@@ -58,6 +58,9 @@ fn devices_of_the_host_come_with_the_access_that_was_given() {
         let said = wharf.fails(code, &["run", "--rm", "--device", &at(name, ""), "box", "true"]);
         assert!(said.contains("error gathering device information while adding custom device"), "{said}");
     }
+    // With all privileges every device is there, and may have one more name.
+    let twice = at("one", ":/dev/second:r");
+    assert_eq!(opens(&wharf, &["--privileged", "--device", &twice], "/dev/second"), [true, true]);
     // A rule lets a node be used that the container makes itself.
     let made = "mknod /tmp/f c 10 229; (: < /tmp/f) 2>/dev/null && echo opened; true";
     let run = |rule: &[&str]| wharf.ok(&[&["run", "--rm"], rule, &["box", "sh", "-c", made]].concat());

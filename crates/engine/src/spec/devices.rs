@@ -36,7 +36,14 @@ const MOST: usize = 4096;
 /// Devices to make and rules of the controller.
 pub(super) fn build(host: &HostSpec) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup>)> {
     if host.privileged {
-        return Ok((every_device(), vec![rule(true, LinuxDeviceType::A, None, None, "rwm")?]));
+        // Everything is there already; a device may still have a second name.
+        let mut devices = every_device();
+        for mapping in &host.devices {
+            let named = mapped(mapping)?;
+            devices.retain(|have| !named.iter().any(|device| device.path() == have.path()));
+            devices.extend(named);
+        }
+        return Ok((devices, vec![rule(true, LinuxDeviceType::A, None, None, "rwm")?]));
     }
     let mut rules = vec![rule(false, LinuxDeviceType::A, None, None, "rwm")?];
     for (kind, major, minor, access) in ALLOWED {
@@ -44,14 +51,8 @@ pub(super) fn build(host: &HostSpec) -> Result<(Vec<LinuxDevice>, Vec<LinuxDevic
     }
     let mut devices = Vec::new();
     for mapping in &host.devices {
-        for (path, inside) in expand(mapping)? {
-            let device = device(&path, &inside).ok_or_else(|| {
-                Error::System(format!(
-                    "error gathering device information while adding custom device \"{}\": not a device node",
-                    mapping.path_on_host
-                ))
-            })?;
-            let access = if mapping.permissions.is_empty() { "rwm" } else { &mapping.permissions };
+        let access = if mapping.permissions.is_empty() { "rwm" } else { &mapping.permissions };
+        for device in mapped(mapping)? {
             rules.push(rule(true, device.typ(), Some(device.major()), Some(device.minor()), access)?);
             devices.push(device);
         }
@@ -124,6 +125,19 @@ fn device(path: &Path, inside: &Path) -> Option<LinuxDevice> {
         .gid(metadata.gid())
         .build()
         .ok()
+}
+
+/// The devices of a mapping, as the container will have them.
+fn mapped(mapping: &DeviceMapping) -> Result<Vec<LinuxDevice>> {
+    let node = |(path, inside): (PathBuf, PathBuf)| {
+        device(&path, &inside).ok_or_else(|| {
+            Error::System(format!(
+                "error gathering device information while adding custom device \"{}\": not a device node",
+                mapping.path_on_host
+            ))
+        })
+    };
+    expand(mapping)?.into_iter().map(node).collect()
 }
 
 /// The device a mapping names, or every device in the directory it names.

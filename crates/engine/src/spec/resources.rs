@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use oci_spec::runtime::{
     LinuxBlockIo, LinuxBlockIoBuilder, LinuxCpu, LinuxCpuBuilder, LinuxDeviceCgroup, LinuxMemory,
     LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxThrottleDevice,
-    LinuxThrottleDeviceBuilder,
+    LinuxThrottleDeviceBuilder, LinuxWeightDevice, LinuxWeightDeviceBuilder,
 };
 use wharf_model::spec::{BlkioDevice, HostSpec};
 
@@ -83,7 +83,9 @@ fn block_io(host: &HostSpec) -> Result<LinuxBlockIo> {
     let of = |kind: &str| -> Result<Vec<LinuxThrottleDevice>> {
         host.blkio_devices.iter().filter(|device| device.kind == kind).map(throttle).collect()
     };
+    let weighted = host.blkio_devices.iter().filter(|device| device.kind == "BlkioWeightDevice");
     block_io
+        .weight_device(weighted.map(weight).collect::<Result<Vec<_>>>()?)
         .throttle_read_bps_device(of("BlkioDeviceReadBps")?)
         .throttle_write_bps_device(of("BlkioDeviceWriteBps")?)
         .throttle_read_iops_device(of("BlkioDeviceReadIOps")?)
@@ -92,13 +94,32 @@ fn block_io(host: &HostSpec) -> Result<LinuxBlockIo> {
         .map_err(invalid_spec)
 }
 
+fn weight(device: &BlkioDevice) -> Result<LinuxWeightDevice> {
+    let (major, minor) = numbers(device)?;
+    LinuxWeightDeviceBuilder::default()
+        .major(major)
+        .minor(minor)
+        .weight(u16::try_from(device.rate).unwrap_or(u16::MAX))
+        .build()
+        .map_err(invalid_spec)
+}
+
 fn throttle(device: &BlkioDevice) -> Result<LinuxThrottleDevice> {
-    let found = std::fs::metadata(&device.path)
-        .map_err(|error| Error::Invalid(format!("cannot limit the device {}: {error}", device.path)))?;
+    let (major, minor) = numbers(device)?;
     LinuxThrottleDeviceBuilder::default()
-        .major(i64::from(rustix::fs::major(found.rdev())))
-        .minor(i64::from(rustix::fs::minor(found.rdev())))
+        .major(major)
+        .minor(minor)
         .rate(device.rate)
         .build()
         .map_err(invalid_spec)
+}
+
+fn numbers(device: &BlkioDevice) -> Result<(i64, i64)> {
+    let found = std::fs::metadata(&device.path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::System(format!("stat {}: no such file or directory", device.path))
+        }
+        _ => Error::System(format!("stat {}: {error}", device.path)),
+    })?;
+    Ok((i64::from(rustix::fs::major(found.rdev())), i64::from(rustix::fs::minor(found.rdev()))))
 }
