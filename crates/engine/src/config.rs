@@ -41,7 +41,16 @@ pub struct EngineConfig {
     pub defaults: ContainerDefaults,
     /// Log driver of containers that name none, and its options.
     pub log: LogSpec,
+    /// Where plugins are looked for.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// How long a mount or a volume plugin may take.
+    pub volume_patience: std::time::Duration,
 }
+
+/// Docker's directories of plugins.
+pub const PLUGIN_DIRS: &[&str] = &["/run/docker/plugins", "/etc/docker/plugins", "/usr/lib/docker/plugins"];
+/// How long a mount or a volume plugin may take if nothing else is said.
+pub const VOLUME_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// The default exec root: the engine there owns the plain names (`wharf0`, table `wharf`).
 const DEFAULT_EXEC_ROOT: &str = "/run/wharf";
@@ -110,6 +119,8 @@ mod tests {
             cdi_dirs: Vec::new(),
             defaults: ContainerDefaults::default(),
             log: LogSpec::default(),
+            plugin_dirs: Vec::new(),
+            volume_patience: VOLUME_PATIENCE,
         };
         assert_eq!(at("/run/wharf").cgroup_parent(), "/wharf");
         assert_ne!(at("/tmp/a").instance(), at("/tmp/b").instance());

@@ -156,7 +156,7 @@ impl Engine {
     pub(crate) fn tell_mounts(&self, record: &Record, mounted: bool) {
         for mount in record.mounts.iter().filter(|mount| mount.kind == MountKind::Volume) {
             let (id, container) = (mount.volume.clone(), record.id.to_string());
-            let driver = "local".to_owned();
+            let driver = if mount.driver.is_empty() { "local".to_owned() } else { mount.driver.clone() };
             if mounted {
                 let attributes = [
                     ("container", container),

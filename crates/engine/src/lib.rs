@@ -11,6 +11,7 @@
 //! Crash: the engine may be killed at any instant. Every running container is owned by its shim; `Engine::open` finds
 //! the shims again, learns from their exit files what ended meanwhile, and sweeps what was half made.
 
+mod apart;
 mod blocking;
 mod check;
 mod child;
@@ -27,6 +28,7 @@ mod link;
 mod live;
 mod logs;
 mod networks;
+mod ownership;
 mod readiness;
 mod registry;
 mod session;
@@ -38,7 +40,7 @@ mod volumes;
 mod why;
 
 pub use check::{CheckNews, StoreCheck};
-pub use config::{EngineConfig, LayerStorage};
+pub use config::{EngineConfig, LayerStorage, PLUGIN_DIRS, VOLUME_PATIENCE};
 pub use containers::{ArchiveTarget, CommitRequest, Engine, PathStat, Update};
 pub use error::{Error, Result};
 pub use events::EventStream;

@@ -99,7 +99,7 @@ pub struct MountView {
     pub source: String,
     /// Path in the container.
     pub destination: String,
-    /// `local` for volumes; empty otherwise.
+    /// Driver of a volume; empty otherwise.
     pub driver: String,
     /// Options as given (`ro`, `z`, …).
     pub mode: String,
@@ -349,16 +349,29 @@ pub struct TopView {
 pub struct VolumeView {
     /// Name.
     pub name: String,
-    /// Driver: `local`.
+    /// Driver: `local` or a plugin.
     pub driver: String,
     /// Path of its data on the host.
     pub mountpoint: String,
-    /// When it was made.
-    pub created: Timestamp,
+    /// `local`, or `global` for a plugin whose volumes are the same on other hosts.
+    pub scope: String,
+    /// When it was made, if its driver knows.
+    pub created: Option<Timestamp>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Driver options.
     pub options: BTreeMap<String, String>,
+    /// What its plugin says about it.
+    pub status: BTreeMap<String, serde_json::Value>,
+}
+
+/// Volumes, and what kept others from being listed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VolumeList {
+    /// By name.
+    pub volumes: Vec<VolumeView>,
+    /// For a person.
+    pub warnings: Vec<String>,
 }
 
 /// A network.

@@ -173,6 +173,21 @@ impl Root {
     }
 }
 
+/// A handle to what is at `path` in `base`. A name or link that leads out is an error (`EXDEV`), whatever the tree's
+/// owner swaps in meanwhile; unlike with [`Root`], a link's absolute target is outside.
+pub fn open_beneath(base: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..ATTEMPTS {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        match rustix::fs::openat2(base.as_fd(), path, flags, Mode::empty(), resolve) {
+            // A rename somewhere kept the kernel from being sure; it is safe to ask again.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(Errno::AGAIN.into())
+}
+
 /// An opened directory in which entries are made and removed by one name, which is never followed.
 #[derive(Debug)]
 pub struct Directory {

@@ -381,3 +381,27 @@ pub fn unread(socket: &impl AsFd) -> io::Result<usize> {
     }
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
+
+/// Makes a user namespace with these maps (lines of `/proc/<pid>/uid_map`). It has no process and lives as long as its
+/// descriptor. For [`crate::mount::set_id_map`]; the caller must be single-threaded, as for [`spawn`].
+pub fn user_namespace(uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
+    let (waits, holds) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let mut holds = Some(holds);
+    let birth = Birth { namespaces: Namespaces::USER, ..Birth::default() };
+    let child = spawn(birth, || {
+        // Its own copy must go, so that the end of its parent is its end, too.
+        drop(holds.take());
+        let _end = rustix::io::read(&waits, &mut [0u8; 1]);
+        0
+    })?;
+    let made = (|| {
+        let proc = |file: &str| format!("/proc/{}/{file}", child.pid);
+        // One write with everything, or the kernel takes the first part for the whole.
+        std::fs::write(proc("uid_map"), uid_map)?;
+        std::fs::write(proc("gid_map"), gid_map)?;
+        Ok(OwnedFd::from(std::fs::File::open(proc("ns/user"))?))
+    })();
+    drop(holds);
+    let _reaped = wait(child.pidfd.as_fd());
+    made
+}

@@ -9,6 +9,7 @@ pub mod filters;
 pub mod id;
 pub mod kind;
 pub mod network;
+pub mod ownership;
 pub mod reference;
 pub mod signal;
 pub mod spec;

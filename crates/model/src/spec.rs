@@ -373,4 +373,6 @@ pub struct MountSpec {
     pub tmpfs_mode: u32,
     /// Further tmpfs options: (name) or (name, value).
     pub tmpfs_options: Vec<Vec<String>>,
+    /// Whose files on the host are whose in the container.
+    pub ownership: Option<crate::ownership::Ownership>,
 }

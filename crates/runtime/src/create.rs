@@ -178,6 +178,7 @@ pub(crate) fn create(request: CreateRequest<'_>, gate: Gate) -> Result<Starting>
     process::set_undumpable().context(|| "hide from other processes".into())?;
     let (ours, theirs) = Channel::pair()?;
     let mut ours = Some(ours);
+    let mapped = crate::rootfs::capture_mapped(&plans)?;
     let birth = Birth { namespaces: plan.born, cgroup: birthplace.as_ref().map(AsFd::as_fd), sibling: false };
     let init = Init {
         channel: theirs,
@@ -188,6 +189,7 @@ pub(crate) fn create(request: CreateRequest<'_>, gate: Gate) -> Result<Starting>
         root_path,
         stdio: request.stdio,
         plans: &plans,
+        mapped: &mapped,
         joined: plan.joined,
         unshared: plan.unshared,
         user_namespace,

@@ -30,6 +30,8 @@ pub(crate) struct Init<'a> {
     pub(crate) root_path: PathBuf,
     pub(crate) stdio: Stdio,
     pub(crate) plans: &'a [Plan],
+    /// Trees of mounts that only the parent could make, by their place in `plans`.
+    pub(crate) mapped: &'a [(usize, OwnedFd)],
     /// Namespaces to join, in order.
     pub(crate) joined: Vec<(Namespaces, OwnedFd)>,
     /// Namespaces to make, beyond those it was born with.
@@ -122,6 +124,7 @@ impl Init<'_> {
         if let Gate::Fifo(fifo) = &self.gate {
             keep.push(fifo.as_raw_fd());
         }
+        keep.extend(self.mapped.iter().map(|(_, tree)| tree.as_raw_fd()));
         close_all_except(self.program.preserve_fds, keep)
     }
 
@@ -166,7 +169,9 @@ impl Init<'_> {
         let is_late = |plan: &&Plan| (plan.source == crate::mounts::Source::Cgroup) == late;
         let label =
             self.spec.linux().as_ref().and_then(|l| l.mount_label().as_deref()).filter(|l| !l.is_empty());
-        self.plans.iter().filter(is_late).map(|plan| rootfs::capture(plan, self.cgroup, label)).collect()
+        let mapped = |at: usize| self.mapped.iter().find(|(of, _)| *of == at).map(|(_, tree)| tree);
+        let plans = self.plans.iter().enumerate().filter(|(_, plan)| is_late(plan));
+        plans.map(|(at, plan)| rootfs::capture(plan, self.cgroup, label, mapped(at))).collect()
     }
 
     /// Takes a terminal from the container's own devpts before anyone else can see it.

@@ -1,7 +1,7 @@
 //! The mounts of a configuration as values: what kind, which attributes, which propagation, which data.
 
 use crate::error::{Error, Result};
-use crate::spec::Mount;
+use crate::spec::{LinuxIdMapping, Mount};
 use std::path::{Component, Path, PathBuf};
 use wharf_linux::mount::{Attributes, Propagation};
 
@@ -26,6 +26,18 @@ pub(crate) enum Source {
     Cgroup,
 }
 
+/// How the owners of files on disk are shown, as lines of a user namespace's maps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct IdMap {
+    pub(crate) uids: String,
+    pub(crate) gids: String,
+    /// On everything mounted below as well.
+    pub(crate) recursive: bool,
+}
+
+/// The option that names what of a source is mounted. Ours, and only for sources the caller chose.
+const BENEATH: &str = "wharf.beneath=";
+
 /// One mount, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -39,6 +51,9 @@ pub(crate) struct Plan {
     /// `key` or `key=value` for the file system.
     pub(crate) data: Vec<(String, Option<String>)>,
     pub(crate) copy_up: bool,
+    pub(crate) id_map: Option<IdMap>,
+    /// What of the source: resolved beneath it, where nothing leads out, and mounted by its descriptor.
+    pub(crate) beneath: Option<PathBuf>,
 }
 
 enum Effect {
@@ -48,12 +63,13 @@ enum Effect {
     Propagation(Propagation, bool),
     Bind(bool),
     CopyUp,
+    IdMap(bool),
     Nothing,
     Unsupported,
 }
 
 fn effect(option: &str) -> Option<Effect> {
-    use Effect::{Bind, Clear, CopyUp, Nothing, SetRecursive, Unsupported};
+    use Effect::{Bind, Clear, CopyUp, IdMap, Nothing, SetRecursive, Unsupported};
     let set = Effect::Set;
     let spread = Effect::Propagation;
     Some(match option {
@@ -91,7 +107,9 @@ fn effect(option: &str) -> Option<Effect> {
         "tmpcopyup" => CopyUp,
         // Every devpts is an instance of its own since Linux 4.7; the others concern mount(8) alone.
         "defaults" | "newinstance" | "async" | "nomand" | "loud" | "remount" => Nothing,
-        "idmap" | "ridmap" | "rrw" | "rsuid" | "rdev" | "rexec" => Unsupported,
+        "idmap" => IdMap(false),
+        "ridmap" => IdMap(true),
+        "rrw" | "rsuid" | "rdev" | "rexec" => Unsupported,
         _ => return None,
     })
 }
@@ -111,9 +129,12 @@ fn plan_one(mount: &Mount, bundle: &Path) -> Result<Plan> {
         propagation: None,
         data: Vec::new(),
         copy_up: false,
+        id_map: None,
+        beneath: None,
         target,
     };
     let mut bind = None;
+    let mut mapped_recursively = false;
     for option in mount.options().iter().flatten() {
         match effect(option) {
             Some(Effect::Set(attributes)) => {
@@ -130,9 +151,13 @@ fn plan_one(mount: &Mount, bundle: &Path) -> Result<Plan> {
             }
             Some(Effect::Bind(recursive)) => bind = Some(recursive),
             Some(Effect::CopyUp) => plan.copy_up = true,
+            Some(Effect::IdMap(recursive)) => mapped_recursively = recursive,
             Some(Effect::Nothing) => {}
             Some(Effect::Unsupported) => {
                 return Err(Error::mount(&plan.target, format!("option {option:?} is not supported")));
+            }
+            None if option.starts_with(BENEATH) => {
+                plan.beneath = Some(PathBuf::from(&option[BENEATH.len()..]));
             }
             None => plan.data.push(match option.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
@@ -140,16 +165,33 @@ fn plan_one(mount: &Mount, bundle: &Path) -> Result<Plan> {
             }),
         }
     }
-    if mount.uid_mappings().as_ref().is_some_and(|m| !m.is_empty()) {
-        return Err(Error::mount(&plan.target, "id-mapped mounts are not supported"));
-    }
     plan.source = source(mount, bundle, bind, &plan.target)?;
+    plan.id_map = id_map(mount, &plan, mapped_recursively)?;
     if matches!(plan.source, Source::Bind { .. }) {
         // "rw" does not make a bind of something read-only writable; it only means that we do not add read-only.
         plan.clear = plan.clear.without(Attributes::READ_ONLY);
         plan.data.clear();
     }
     Ok(plan)
+}
+
+fn id_map(mount: &Mount, plan: &Plan, recursive: bool) -> Result<Option<IdMap>> {
+    let lines = |maps: &Option<Vec<LinuxIdMapping>>| -> String {
+        maps.iter()
+            .flatten()
+            .map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()))
+            .collect()
+    };
+    let (uids, gids) = (lines(mount.uid_mappings()), lines(mount.gid_mappings()));
+    match (uids.is_empty(), gids.is_empty()) {
+        // `idmap` alone means the map of the container's user namespace: whoever wants one says so.
+        (true, true) => Ok(None),
+        (false, false) if matches!(plan.source, Source::Bind { .. }) => {
+            Ok(Some(IdMap { uids, gids, recursive }))
+        }
+        (false, false) => Err(Error::mount(&plan.target, "only bind mounts can map owners")),
+        _ => Err(Error::mount(&plan.target, "uidMappings and gidMappings need each other")),
+    }
 }
 
 fn source(mount: &Mount, bundle: &Path, bind: Option<bool>, target: &Path) -> Result<Source> {
@@ -159,7 +201,8 @@ fn source(mount: &Mount, bundle: &Path, bind: Option<bool>, target: &Path) -> Re
         if name.as_os_str().is_empty() {
             return Err(Error::mount(target, "a bind mount needs a source"));
         }
-        return Ok(Source::Bind { path: bundle.join(name), recursive: bind.unwrap_or(false) });
+        let recursive = bind.unwrap_or(false);
+        return Ok(Source::Bind { path: bundle.join(name), recursive });
     }
     match kind {
         "cgroup" | "cgroup2" => Ok(Source::Cgroup),
@@ -189,6 +232,7 @@ fn clean_target(destination: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::LinuxIdMappingBuilder;
 
     fn one(kind: &str, source: &str, options: &[&str]) -> Result<Plan> {
         let mut mount = Mount::default();
@@ -219,10 +263,28 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_source_and_maps_of_owners_are_understood() {
+        let plan = one("bind", "/v", &["rbind", "wharf.beneath=a/b,c"]).unwrap();
+        assert_eq!(plan.source, Source::Bind { path: "/v".into(), recursive: true });
+        assert_eq!(plan.beneath.as_deref(), Some(Path::new("a/b,c")));
+        assert_eq!(one("bind", "/v", &["rbind", "idmap"]).unwrap().id_map, None);
+        let mut mount = Mount::default();
+        let map = |on_disk: u32, shown: u32| {
+            let map = LinuxIdMappingBuilder::default().container_id(on_disk).host_id(shown).size(1_u32);
+            Some(vec![map.build().unwrap()])
+        };
+        mount.set_destination("/m".into()).set_source(Some("/v".into())).set_uid_mappings(map(1000, 0));
+        mount.set_options(Some(vec!["rbind".into(), "ridmap".into()]));
+        assert!(plan_one(&mount, Path::new("/")).is_err());
+        mount.set_gid_mappings(map(100, 0));
+        let map = plan_one(&mount, Path::new("/")).unwrap().id_map.unwrap();
+        assert_eq!((map.uids.as_str(), map.gids.as_str(), map.recursive), ("1000 0 1\n", "100 0 1\n", true));
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         assert!(one("none", "x", &[]).is_err());
         assert!(one("bind", "", &[]).is_err());
-        assert!(one("bind", "/x", &["idmap"]).is_err());
         let mut root = Mount::default();
         root.set_destination("/..".into());
         assert!(plan_one(&root, Path::new("/")).is_err());

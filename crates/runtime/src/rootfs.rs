@@ -9,7 +9,7 @@
 
 use crate::Rootfs;
 use crate::error::{Context, Error, Result};
-use crate::mounts::{Plan, Source};
+use crate::mounts::{IdMap, Plan, Source};
 use crate::procfs::Procfs;
 use crate::root::Root;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -27,10 +27,16 @@ pub(crate) struct Captured<'a> {
     below: Vec<(String, OwnedFd)>,
 }
 
-/// Makes the tree of one mount. `label` is SELinux's, for the files of new file systems.
-pub(crate) fn capture<'a>(plan: &'a Plan, cgroup: &Cgroup, label: Option<&str>) -> Result<Captured<'a>> {
+/// Makes the tree of one mount. `label` is SELinux's, for the files of new file systems; `mapped` is the tree of a
+/// bind whose owners are mapped (see [`capture_mapped`]).
+pub(crate) fn capture<'a>(
+    plan: &'a Plan,
+    cgroup: &Cgroup,
+    label: Option<&str>,
+    mapped: Option<&OwnedFd>,
+) -> Result<Captured<'a>> {
     let (tree, below) = match &plan.source {
-        Source::Bind { path, recursive } => (capture_bind(plan, path, *recursive)?, Vec::new()),
+        Source::Bind { .. } => (capture_bind(plan, mapped)?, Vec::new()),
         Source::Filesystem { kind, name } => (capture_filesystem(plan, kind, name, label)?, Vec::new()),
         Source::Cgroup => capture_cgroup(plan, cgroup)?,
     };
@@ -44,17 +50,71 @@ fn foreign(path: &Path) -> Option<(PathBuf, PathBuf)> {
     number.then(|| (Path::new("/proc").join(pid), Path::new("/").join(inside)))
 }
 
-fn capture_bind(plan: &Plan, path: &Path, recursive: bool) -> Result<OwnedFd> {
-    let failed = |e| Error::mount(&plan.target, format!("bind {}: {e}", path.display()));
-    let tree = match foreign(path) {
-        Some((process, inside)) => {
-            rustix::fs::open(process, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(std::io::Error::from)
-                .and_then(|process| mount::clone_tree_of(process, &inside))
+/// The trees of the binds whose owners are mapped, by their place in `plans`. Done by the container's parent: the
+/// first process has no say over the host's file systems if it was born in a user namespace. One thread only.
+pub(crate) fn capture_mapped(plans: &[Plan]) -> Result<Vec<(usize, OwnedFd)>> {
+    let mut namespaces: Vec<(&IdMap, OwnedFd)> = Vec::new();
+    let mut trees = Vec::new();
+    for (at, plan) in plans.iter().enumerate() {
+        let Some(map) = &plan.id_map else { continue };
+        let failed = |what: &str, e: std::io::Error| Error::mount(&plan.target, format!("{what}: {e}"));
+        if !namespaces.iter().any(|(known, _)| (&known.uids, &known.gids) == (&map.uids, &map.gids)) {
+            let made = wharf_linux::process::user_namespace(&map.uids, &map.gids);
+            namespaces.push((map, made.map_err(|e| failed("a user namespace that maps its owners", e))?));
         }
-        None => mount::clone_tree(rustix::fs::CWD, path, recursive),
+        let same = |(known, _): &&(&IdMap, OwnedFd)| (&known.uids, &known.gids) == (&map.uids, &map.gids);
+        let Some((_, namespace)) = namespaces.iter().find(same) else { continue };
+        let tree = clone_source(plan)?;
+        mount::set_id_map(&tree, namespace, map.recursive).map_err(|e| {
+            let why = match e.raw_os_error() {
+                Some(libc::EINVAL) => {
+                    "the file system of the source, or one mounted beneath it, cannot show files with other owners; \
+                     use a directory of ext4, xfs, btrfs or tmpfs, bind without what is mounted beneath \
+                     (bind-recursive=disabled), or leave the ownership as it is"
+                }
+                Some(libc::EPERM) => "the source is mounted with mapped owners already",
+                _ => return failed("map the owners", e),
+            };
+            Error::mount(&plan.target, why)
+        })?;
+        trees.push((at, tree));
     }
-    .map_err(failed)?;
+    Ok(trees)
+}
+
+/// A copy of what a bind shows, attached nowhere.
+fn clone_source(plan: &Plan) -> Result<OwnedFd> {
+    let Source::Bind { path, recursive } = &plan.source else {
+        return Err(Error::mount(&plan.target, "not a bind mount"));
+    };
+    let failed = |e| Error::mount(&plan.target, format!("bind {}: {e}", path.display()));
+    let Some(beneath) = &plan.beneath else {
+        let tree = match foreign(path) {
+            Some((process, inside)) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                rustix::fs::open(process, flags, Mode::empty())
+                    .map_err(std::io::Error::from)
+                    .and_then(|process| mount::clone_tree_of(process, &inside))
+            }
+            None => mount::clone_tree(rustix::fs::CWD, path, *recursive),
+        };
+        return tree.map_err(failed);
+    };
+    let failed =
+        |e| Error::mount(&plan.target, format!("bind {} of {}: {e}", beneath.display(), path.display()));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let base = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+    // Whatever is swapped in meanwhile: this descriptor is beneath the base, and it is what gets mounted (EN-08).
+    let part = wharf_linux::confined::open_beneath(&base, beneath).map_err(failed)?;
+    mount::clone_tree(&part, c"", *recursive).map_err(failed)
+}
+
+fn capture_bind(plan: &Plan, mapped: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let failed = |e| Error::mount(&plan.target, format!("bind: {e}"));
+    let tree = match mapped {
+        Some(tree) => tree.try_clone().map_err(failed)?,
+        None => clone_source(plan)?,
+    };
     if !plan.set.is_empty() || !plan.clear.is_empty() {
         mount::set_attributes(&tree, plan.set, clear_bits(plan), false).map_err(failed)?;
     }
@@ -93,9 +153,18 @@ fn capture_filesystem(plan: &Plan, kind: &str, name: &str, label: Option<&str>) 
     if let Some(label) = label.filter(|_| !is_kernel_filesystem(plan)) {
         filesystem.set("context", label).map_err(failed)?;
     }
-    filesystem.mount(immediate_attributes(plan, kind)).map_err(|e| {
+    let tree = filesystem.mount(immediate_attributes(plan, kind)).map_err(|e| {
         let why = filesystem.complaint().map_or_else(|| e.to_string(), |words| format!("{words} ({e})"));
         Error::mount(&plan.target, format!("new {kind}: {why}"))
+    })?;
+    let Some(beneath) = &plan.beneath else { return Ok(tree) };
+    let failed = |e: std::io::Error| Error::mount(&plan.target, format!("{}: {e}", beneath.display()));
+    let part = wharf_linux::confined::open_beneath(&tree, beneath).map_err(failed)?;
+    mount::clone_tree(&part, c"", false).map_err(|e| match e.raw_os_error() {
+        Some(libc::EINVAL) => {
+            Error::mount(&plan.target, "a part of an image can be mounted since Linux 6.15")
+        }
+        _ => failed(e),
     })
 }
 

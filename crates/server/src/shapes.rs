@@ -388,6 +388,7 @@ pub(crate) const VOLUME: Shape = &[
     text("Name"),
     hollow("Options"),
     text("Scope"),
+    maybe("Status"),
     maybe("UsageData"),
 ];
 

@@ -29,6 +29,7 @@ pub mod random;
 mod reference;
 mod registry;
 pub mod transcript;
+mod volume_plugin;
 mod wait;
 
 pub use api::{Api, Response};
@@ -39,6 +40,7 @@ pub use docker_registry::DockerRegistry;
 pub use engine::{Engine, EngineBuilder};
 pub use reference::Reference;
 pub use registry::Registry;
+pub use volume_plugin::{Manners, VolumePlugin};
 pub use wait::{retry_until, wait_until};
 
 /// How long a test waits for something that normally takes milliseconds. Generous: the machine may be busy with a build.

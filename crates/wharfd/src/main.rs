@@ -223,6 +223,8 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig> {
         registries: settings.registries.clone(),
         transfers: settings.transfers,
         image_budget: settings.image_budget,
+        plugin_dirs: settings.plugin_dirs.clone(),
+        volume_patience: settings.volume_patience,
         labels: settings.labels.clone(),
         log: settings.log.clone(),
         cdi_dirs: settings.cdi_dirs.clone(),

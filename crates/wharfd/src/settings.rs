@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser};
 use serde::Deserialize;
 use tracing::Level;
-use wharf_engine::{ContainerDefaults, LayerStorage};
+use wharf_engine::{ContainerDefaults, LayerStorage, PLUGIN_DIRS, VOLUME_PATIENCE};
 use wharf_image::Concurrency;
 use wharf_model::spec::LogSpec;
 use wharf_server::TlsFiles;
@@ -140,6 +140,13 @@ struct Given {
     /// Room for images on disk, such as 20GB; beyond it those unused longest are removed (default: no limit)
     #[arg(long, value_name = "SIZE")]
     image_budget: Option<String>,
+    /// Where volume plugins are looked for; may be repeated (default Docker's three directories)
+    #[arg(long = "plugin-dir", value_name = "DIR")]
+    #[serde(rename = "plugin-dirs")]
+    plugin_dir: Option<Vec<PathBuf>>,
+    /// Seconds that a volume's mount or plugin may take (default 60)
+    #[arg(long, value_name = "SECONDS")]
+    volume_timeout: Option<u64>,
     /// Proxy for registries that speak HTTP (default: of the environment)
     #[arg(long, value_name = "URL")]
     #[serde(skip)]
@@ -227,6 +234,8 @@ pub(crate) struct Settings {
     pub(crate) transfers: Concurrency,
     pub(crate) image_budget: Option<u64>,
     pub(crate) cdi_dirs: Vec<PathBuf>,
+    pub(crate) plugin_dirs: Vec<PathBuf>,
+    pub(crate) volume_patience: Duration,
     pub(crate) defaults: ContainerDefaults,
 }
 
@@ -298,6 +307,10 @@ impl Settings {
                     .unwrap_or(transfers.downloads),
                 uploads: once!(max_concurrent_uploads, "max-concurrent-uploads").unwrap_or(transfers.uploads),
             },
+            plugin_dirs: once!(plugin_dir, "plugin-dirs")
+                .unwrap_or_else(|| PLUGIN_DIRS.iter().map(PathBuf::from).collect()),
+            volume_patience: once!(volume_timeout, "volume-timeout")
+                .map_or(VOLUME_PATIENCE, |seconds| Duration::from_secs(seconds.clamp(1, 3600))),
             image_budget: once!(image_budget, "image-budget")
                 .map(|text| values::size(&text).with_context(|| format!("invalid image-budget {text:?}")))
                 .transpose()?,

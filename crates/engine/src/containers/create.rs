@@ -11,8 +11,9 @@ use wharf_model::spec::{Healthcheck, HostSpec, MountKind, RestartName, RestartPo
 use wharf_model::{ContainerId, ContainerSpec, signal, user_paths};
 
 use super::{Container, Phase, Record, modes, names, random_id, record};
+use crate::apart::apart;
 use crate::blocking::blocking;
-use crate::{Engine, Error, Result, copy_up, logs, spec};
+use crate::{Engine, Error, Result, logs, spec};
 
 impl Engine {
     /// Makes a container; answers its id and warnings for a person.
@@ -26,7 +27,12 @@ impl Engine {
         spec: ContainerSpec,
     ) -> Result<(ContainerId, Vec<String>)> {
         let (engine, name) = (self.clone(), name.map(str::to_owned));
-        let (container, warnings) = blocking(move || engine.create_blocking(name.as_deref(), spec)).await?;
+        // With volumes it may have to wait for file systems and plugins.
+        let host = &spec.host;
+        let waits = !(host.binds.is_empty() && host.mounts.is_empty() && host.volume_driver.is_empty());
+        let waits = waits || !(spec.volumes.is_empty() && host.volumes_from.is_empty());
+        let create = move || engine.create_blocking(name.as_deref(), spec);
+        let (container, warnings) = if waits { apart(create).await? } else { blocking(create).await? };
         self.emit(&container, "create", &[]);
         Ok((container.id.clone(), warnings))
     }
@@ -51,10 +57,7 @@ impl Engine {
         let name = self.take_name(name, &id)?;
         let made = self.create_files(&id, &name, spec, &image);
         match made {
-            Ok(container) => {
-                self.inner.containers.insert(container.clone());
-                Ok((container, warnings))
-            }
+            Ok(container) => Ok((container, warnings)),
             Err(error) => {
                 self.undo_create(&id);
                 self.inner.containers.release(&name);
@@ -94,11 +97,11 @@ impl Engine {
         image: &Image,
     ) -> Result<Arc<Container>> {
         let links = self.resolve_links(&spec)?;
-        let mounts = spec::mounts::resolve(self, &spec)?;
+        let (mounts, _creating) = spec::mounts::resolve(self, id, &spec)?;
         hostfs::create_dir(&self.inner.config.containers_dir().join(id.as_str()), 0o710)?;
         let layers = self.inner.images.create_snapshot(id.as_str(), &image.id)?;
         for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Volume && !mount.no_copy) {
-            copy_up::fill(&layers, mount)?;
+            self.fill_volume(&layers, id.as_str(), mount)?;
         }
         let record = Record {
             id: id.clone(),
@@ -128,18 +131,14 @@ impl Engine {
             health: None,
         };
         record::insert(&self.inner.db, &record)?;
-        Ok(Container::new(record))
+        let container = Container::new(record);
+        // Before the volumes are let go of: from here on they are seen to be in use.
+        self.inner.containers.insert(container.clone());
+        Ok(container)
     }
 
     fn undo_create(&self, id: &ContainerId) {
-        let snapshot = self.inner.images.remove_snapshot(id.as_str());
-        let files = hostfs::remove_dir_all(&self.inner.config.containers_dir().join(id.as_str()));
-        if let Err(error) = snapshot {
-            tracing::warn!(%id, %error, "cannot remove the snapshot of a container that was not made");
-        }
-        if let Err(error) = files {
-            tracing::warn!(%id, %error, "cannot remove the files of a container that was not made");
-        }
+        self.remove_files(id);
     }
 
     /// Checks the meaning of merged wishes.

@@ -58,10 +58,13 @@ impl Engine {
         let mounts = shown
             .map(|mount| MountView {
                 kind: mount.kind,
-                name: mount.volume.clone(),
+                name: if mount.image.is_empty() { mount.volume.clone() } else { mount.image.clone() },
                 source: mount.source.clone(),
                 destination: mount.target.clone(),
-                driver: if mount.volume.is_empty() { String::new() } else { "local".to_owned() },
+                driver: match mount.driver.as_str() {
+                    "" if !mount.volume.is_empty() => "local".to_owned(),
+                    driver => driver.to_owned(),
+                },
                 mode: mount.mode.clone(),
                 writable: !mount.read_only,
                 propagation: mount.propagation.clone(),

@@ -75,6 +75,7 @@ use crate::link::Link;
 use crate::live::Live;
 use crate::logs::{LogFollower, Packer};
 use crate::session::Followers;
+use crate::volumes::{Plugins, Volumes};
 use crate::why::{self, Endings};
 use crate::{EngineConfig, Error, Result};
 
@@ -99,6 +100,7 @@ pub(crate) struct Inner {
     /// The settings that may change.
     pub(crate) live: Live,
     pub(crate) network: Network,
+    pub(crate) volumes: Volumes,
     pub(crate) events: Bus,
     pub(crate) containers: Table,
     pub(crate) endings: Endings,
@@ -219,6 +221,7 @@ impl Engine {
         let db = Database::open(&config.data_root.join("state.db"))?;
         db.migrate("engine", record::STEPS)?;
         db.migrate("why", why::STEPS)?;
+        crate::volumes::migrate(&db)?;
         let options =
             wharf_image::Options { layers: config.layers, transfers: config.transfers, ..Default::default() };
         let images = Images::open_with(&config.data_root, db.clone(), options)?;
@@ -245,6 +248,8 @@ impl Engine {
             ))
         })?;
         let id = engine_id(&db)?;
+        let plugins = Plugins::new(config.plugin_dirs.clone(), config.volume_patience);
+        let volumes = Volumes::new(plugins, config.volume_patience);
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -254,6 +259,7 @@ impl Engine {
                 images,
                 live,
                 network,
+                volumes,
                 events: Bus::new(),
                 containers: Table::default(),
                 endings: Endings::default(),

@@ -38,7 +38,7 @@ pub(crate) enum Phase {
 }
 
 /// One mount, resolved: what the runtime is told and inspect shows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MountRecord {
     pub(crate) kind: MountKind,
     /// Volume name; empty otherwise.
@@ -64,6 +64,27 @@ pub(crate) struct MountRecord {
     /// Make a missing source directory at start, as `-v` does.
     #[serde(default)]
     pub(crate) create_source: bool,
+    /// The volume's driver; empty for the local one.
+    #[serde(default)]
+    pub(crate) driver: String,
+    /// The volume has to be mounted before it is used.
+    #[serde(default)]
+    pub(crate) driven: bool,
+    /// What of a volume or image is mounted; empty for all.
+    #[serde(default)]
+    pub(crate) subpath: String,
+    /// The image of an image mount, as it was asked for.
+    #[serde(default)]
+    pub(crate) image: String,
+    /// The snapshot that keeps the image's layers for this mount.
+    #[serde(default)]
+    pub(crate) snapshot: String,
+    /// Read-only leaves out what is mounted beneath the source.
+    #[serde(default)]
+    pub(crate) read_only_top: bool,
+    /// Whose files are whose.
+    #[serde(default)]
+    pub(crate) ownership: Option<wharf_model::ownership::Ownership>,
 }
 
 /// The row.

@@ -46,6 +46,10 @@ impl Engine {
         }
         let engine = self.clone();
         blocking(move || {
+            let swept = engine.sweep_volumes().and_then(|()| engine.reconcile_volumes(&live));
+            if let Err(error) = swept {
+                tracing::error!(%error, "cannot bring the volumes in order");
+            }
             let run_dir = engine.inner.config.run_dir();
             let mut resting =
                 engine.inner.containers.all().into_iter().map(|container| container.id.to_string());
@@ -231,7 +235,8 @@ impl Engine {
         match self.inner.images.snapshots() {
             Ok(keys) => strangers.extend(
                 keys.iter()
-                    .filter_map(|key| key.parse::<ContainerId>().ok())
+                    // `<id>`, or `<id>.<number>` of an image it mounts.
+                    .filter_map(|key| key.split('.').next()?.parse::<ContainerId>().ok())
                     .filter(|id| !known.contains(id.as_str())),
             ),
             Err(error) => tracing::error!(%error, "cannot list snapshots"),

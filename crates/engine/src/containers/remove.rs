@@ -89,16 +89,16 @@ impl Engine {
         }
         let removed = blocking(move || {
             engine.remove_files(&id);
-            for volume in anonymous {
-                // Another container may use it by `--volumes-from`: then it stays.
-                if let Err(error) = engine.delete_volume(&volume, true) {
-                    tracing::debug!(volume, %error, "an anonymous volume stays");
-                }
-            }
             Ok(())
         });
         if let Err(error) = removed.await {
             tracing::error!(container = %container.id, %error, "cannot remove what the container left");
+        }
+        for volume in anonymous {
+            // Another container may use it by `--volumes-from`: then it stays.
+            if let Err(error) = self.remove_volume(&volume, true).await {
+                tracing::debug!(volume, %error, "an anonymous volume stays");
+            }
         }
     }
 
@@ -110,8 +110,12 @@ impl Engine {
                 tracing::error!(container = %id, %error, "cannot remove a container's directory");
             }
         }
-        if let Err(error) = self.inner.images.remove_snapshot(id.as_str()) {
-            tracing::error!(container = %id, %error, "cannot remove a container's snapshot");
+        let own = |key: &String| key.split('.').next() == Some(id.as_str());
+        let snapshots = self.inner.images.snapshots().unwrap_or_default();
+        for key in snapshots.iter().filter(|key| own(key)) {
+            if let Err(error) = self.inner.images.remove_snapshot(key) {
+                tracing::error!(container = %id, %error, "cannot remove a container's snapshot");
+            }
         }
     }
 }

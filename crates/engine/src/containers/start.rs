@@ -75,6 +75,7 @@ impl Engine {
         match launched {
             Ok(()) => Ok(()),
             Err(error) => {
+                self.release_volumes(container).await;
                 self.start_failed(container, &error).await;
                 Err(error)
             }
@@ -85,6 +86,9 @@ impl Engine {
         let log = self.prepare_log(container).await?;
         let joined = self.join(container)?;
         self.refresh_links(container)?;
+        self.hold_volumes(container).await?;
+        let looked_at = container.record().clone();
+        spec::mounts::check_sources(self, &looked_at).await?;
         let (engine, record) = (self.clone(), container.record().clone());
         let spawned = blocking(move || {
             let (control, command) = engine.prepare(&record, joined, &log)?;
@@ -232,13 +236,10 @@ impl Engine {
         if joined.files.is_none() {
             files::write(&directory, record)?;
         }
-        for mount in record.mounts.iter().filter(|mount| !mount.source.is_empty()) {
-            self.check_source(mount)?;
-        }
         let injection = Injection::find(&record.spec.host, &config.cdi_dirs)?;
         let mut groups = record.spec.host.group_add.clone();
         groups.extend(injection.groups());
-        let around = self.surroundings(record, &directory, joined, injection);
+        let around = self.surroundings(record, &directory, joined, injection)?;
         let spec = spec::build(record, &around)?;
         let json =
             |error: serde_json::Error| Error::System(format!("cannot encode the configuration: {error}"));
@@ -294,36 +295,23 @@ impl Engine {
         command
     }
 
-    fn check_source(&self, mount: &super::MountRecord) -> Result<()> {
-        use wharf_model::spec::MountKind;
-        let source = std::path::Path::new(&mount.source);
-        if source.exists() {
-            return Ok(());
-        }
-        match mount.kind {
-            MountKind::Bind if !mount.create_source => Err(Error::Invalid(format!(
-                "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                mount.source
-            ))),
-            _ => Ok(hostfs::create_dir_all(source, 0o755)?),
-        }
-    }
-
     fn surroundings(
         &self,
         record: &Record,
         directory: &std::path::Path,
         joined: Joined,
         injection: Injection,
-    ) -> Surroundings {
-        Surroundings {
+    ) -> Result<Surroundings> {
+        Ok(Surroundings {
             files: joined.files.unwrap_or_else(|| directory.to_path_buf()),
             cgroup: self.cgroup_path(record),
             network: joined.network,
             ipc: joined.ipc,
             pid: joined.pid,
             injection,
-        }
+            id_maps: self.id_maps(record)?,
+            images: self.image_layers(record)?,
+        })
     }
 
     /// The container's cgroup.

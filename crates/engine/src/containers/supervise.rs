@@ -177,6 +177,7 @@ impl Engine {
 
     /// Gives back what a run had, and removes the container if that is due.
     pub(super) async fn give_back(&self, container: &Arc<Container>, removing: bool) {
+        self.release_volumes(container).await;
         let (network, id) = (self.inner.network.clone(), container.id.clone());
         if let Err(error) = blocking(move || Ok(network.detach(id.as_str())?)).await {
             tracing::warn!(container = %container.id, %error, "cannot give back the container's network endpoint");

@@ -13,6 +13,7 @@
 //! container is executed or loaded, no names are looked up by libraries, and the thread's own root stays the host's:
 //! what is poisoned in the container stays text (CP-02).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +27,7 @@ use rustix::process::PidfdFlags;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 use wharf_image::SnapshotMounts;
 use wharf_linux::cgroup::Cgroup;
-use wharf_linux::confined::Root;
+use wharf_linux::confined::{Root, open_beneath};
 use wharf_linux::mount::{self, Attributes};
 use wharf_linux::namespace::{self, Namespaces};
 use wharf_linux::{hostfs, hostfs::Context};
@@ -34,6 +35,7 @@ use wharf_model::spec::MountKind;
 
 use super::{Container, MountRecord, Record};
 use crate::blocking::blocking;
+use crate::volumes::Borrowed;
 use crate::{Engine, Error, Result};
 
 /// Which of a container's files.
@@ -53,7 +55,9 @@ pub(crate) struct Tree {
     directory: PathBuf,
     /// A directory of ours to mount on.
     place: PathBuf,
+    images: BTreeMap<String, SnapshotMounts>,
     _files: Files,
+    _volumes: Option<Borrowed>,
 }
 
 enum Source {
@@ -108,8 +112,16 @@ impl Engine {
             let layers = blocking(move || Ok(engine.inner.images.snapshot(&id)?)).await?;
             Source::Stopped { layers, writable: access == Access::Mounted }
         };
-        let mounts = if access == Access::Mounted { with_own_files(&record, &directory) } else { Vec::new() };
-        Ok(Tree { source, mounts, directory, place, _files: files })
+        let (mut mounts, mut volumes, mut images) = (Vec::new(), None, BTreeMap::new());
+        if access == Access::Mounted {
+            mounts = with_own_files(&record, &directory);
+            if !record.is_running() {
+                volumes = Some(self.borrow_volumes(record.id.as_str(), &mut mounts).await?);
+            }
+            let engine = self.clone();
+            images = blocking(move || engine.image_layers(&record)).await?;
+        }
+        Ok(Tree { source, mounts, directory, place, images, _files: files, _volumes: volumes })
     }
 }
 
@@ -120,28 +132,12 @@ fn with_own_files(record: &Record, directory: &Path) -> Vec<MountRecord> {
         let target = format!("/etc/{file}");
         if !record.mounts.iter().any(|mount| mount.target == target) {
             let source = directory.join(file).to_string_lossy().into_owned();
-            mounts.push(MountRecord { source, target, ..own_file() });
+            let kind = MountKind::Bind;
+            mounts.push(MountRecord { kind, source, target, non_recursive: true, ..MountRecord::default() });
         }
     }
     mounts.extend(record.mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs).cloned());
     mounts
-}
-
-fn own_file() -> MountRecord {
-    MountRecord {
-        kind: MountKind::Bind,
-        volume: String::new(),
-        anonymous: false,
-        source: String::new(),
-        target: String::new(),
-        mode: String::new(),
-        read_only: false,
-        propagation: String::new(),
-        non_recursive: true,
-        options: Vec::new(),
-        no_copy: false,
-        create_source: false,
-    }
 }
 
 impl Tree {
@@ -192,7 +188,7 @@ impl Tree {
     /// Puts one mount on its place in the tree. A source that is not there has nothing to show.
     fn attach(&self, root: &Root, record: &MountRecord) -> Result<()> {
         let source = Path::new(&record.source);
-        let tree = match mount::clone_tree(CWD, source, !record.non_recursive) {
+        let tree = match self.capture(record) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.context("bind", source)?,
         };
@@ -212,6 +208,24 @@ impl Tree {
             };
         };
         Ok(mount::attach(&tree, &place).context("mount", Path::new(&record.target))?)
+    }
+}
+
+impl Tree {
+    /// What a mount shows, attached nowhere.
+    fn capture(&self, record: &MountRecord) -> io::Result<OwnedFd> {
+        let part = Path::new(&record.subpath);
+        let whole = match self.images.get(&record.target) {
+            Some(layers) => layers.tree().map_err(|error| io::Error::other(error.to_string()))?,
+            None if record.subpath.is_empty() => {
+                return mount::clone_tree(CWD, record.source.as_str(), !record.non_recursive);
+            }
+            None => rustix::fs::open(record.source.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
+        };
+        if record.subpath.is_empty() {
+            return Ok(whole);
+        }
+        mount::clone_tree(open_beneath(&whole, part)?, c"", !record.non_recursive)
     }
 }
 

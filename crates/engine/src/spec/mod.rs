@@ -10,17 +10,21 @@ mod resources;
 mod seccomp;
 pub(crate) mod security;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder,
-    LinuxNamespaceType, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
-    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMapping, LinuxIdMappingBuilder,
+    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
+use wharf_image::SnapshotMounts;
 use wharf_model::network::NetworkMode;
+use wharf_model::ownership::IdRange;
 use wharf_model::spec::{HostSpec, MountKind};
 
 use crate::containers::{MountRecord, Record, environment};
+use crate::ownership::IdMaps;
 use crate::{Error, Result};
 pub(crate) use seccomp::resolve as seccomp_profile;
 pub(crate) use security::{SeccompOption, capabilities, options};
@@ -39,6 +43,10 @@ pub(crate) struct Surroundings {
     pub(crate) pid: Option<String>,
     /// Devices found by their drivers.
     pub(crate) injection: cdi::Injection,
+    /// Maps of owners, by the target of their mount.
+    pub(crate) id_maps: BTreeMap<String, IdMaps>,
+    /// Layers of mounted images, by target.
+    pub(crate) images: BTreeMap<String, SnapshotMounts>,
 }
 
 /// The configuration of one start.
@@ -271,23 +279,60 @@ fn all_mounts(record: &Record, around: &Surroundings) -> Result<Vec<Mount>> {
             mounts.push(mount(&target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"])?);
         }
     }
-    // A mount of the caller's replaces ours at the same place.
-    mounts.retain(|ours| !replaced(&ours.destination().to_string_lossy()));
+    // A mount of the caller's replaces ours at the same place, and one at /dev what we would put in ours.
+    let hidden = |target: &str| replaced("/dev") && target.starts_with("/dev/") && target != "/dev/shm";
+    mounts.retain(|ours| {
+        let target = ours.destination().to_string_lossy();
+        !replaced(&target) && !hidden(&target)
+    });
     for record in &record.mounts {
-        mounts.push(own_mount(record)?);
+        mounts.push(own_mount(record, around)?);
     }
+    // What lies deeper comes later; the kernel's own file systems stay first.
+    let depth = |mount: &Mount| mount.destination().components().count();
+    let own = mounts.iter().position(|mount| mount.destination() == Path::new("/dev/shm")).unwrap_or(0);
+    mounts[own..].sort_by_key(depth);
     Ok(mounts)
 }
 
-fn own_mount(record: &MountRecord) -> Result<Mount> {
-    let access = if record.read_only { "ro" } else { "rw" };
+fn own_mount(record: &MountRecord, around: &Surroundings) -> Result<Mount> {
+    let bind = if record.non_recursive { "bind" } else { "rbind" };
+    // Read-only is so for what is mounted beneath, too, unless somebody said otherwise.
+    let access = match (record.read_only, record.read_only_top || record.non_recursive) {
+        (false, _) => "rw",
+        (true, true) => "ro",
+        (true, false) => "rro",
+    };
+    let beneath = format!("wharf.beneath={}", record.subpath);
+    let with_part = |options: Vec<&str>, kind: &str, source: &str| -> Result<Mount> {
+        let part = Some(beneath.as_str()).filter(|_| !record.subpath.is_empty());
+        let options: Vec<&str> = options.into_iter().chain(part).collect();
+        mount(&record.target, kind, source, &options)
+    };
     match record.kind {
-        MountKind::Bind => {
-            let bind = if record.non_recursive { "bind" } else { "rbind" };
-            mount(&record.target, "bind", &record.source, &[bind, &record.propagation, access])
+        MountKind::Bind | MountKind::Volume => {
+            let propagation = if record.propagation.is_empty() { "rprivate" } else { &record.propagation };
+            let mut options = vec![bind, propagation, access];
+            let maps = around.id_maps.get(&record.target);
+            if maps.is_some() {
+                options.push(if record.non_recursive { "idmap" } else { "ridmap" });
+            }
+            let mut mount = with_part(options, "bind", &record.source)?;
+            if let Some(maps) = maps {
+                mount.set_uid_mappings(Some(id_mappings(&maps.uids)?));
+                mount.set_gid_mappings(Some(id_mappings(&maps.gids)?));
+            }
+            Ok(mount)
         }
-        MountKind::Volume | MountKind::Image => {
-            mount(&record.target, "bind", &record.source, &["rbind", "rprivate", access])
+        MountKind::Image => {
+            let layers = around.images.get(&record.target).ok_or_else(|| {
+                Error::System(format!("the image mounted at {} has no snapshot", record.target))
+            })?;
+            let names = std::iter::once(&layers.upper).chain(&layers.lower);
+            let layers: Vec<String> =
+                names.map(|name| format!("lowerdir+={}", layers.base.join(name).display())).collect();
+            let options = std::iter::once("ro").chain(layers.iter().map(String::as_str)).collect();
+            with_part(options, "overlay", "overlay")
         }
         MountKind::Tmpfs => {
             let mut options = vec!["nosuid", "nodev"];
@@ -304,6 +349,14 @@ fn own_mount(record: &MountRecord) -> Result<Mount> {
             mount(&record.target, "tmpfs", "tmpfs", &options)
         }
     }
+}
+
+fn id_mappings(ranges: &[IdRange]) -> Result<Vec<LinuxIdMapping>> {
+    let mapping = |range: &IdRange| {
+        let builder = LinuxIdMappingBuilder::default().container_id(range.on_disk).host_id(range.shown);
+        builder.size(range.count).build().map_err(invalid_spec)
+    };
+    ranges.iter().map(mapping).collect()
 }
 
 /// Shared or slave binds need a root that lets propagation through.

@@ -14,7 +14,7 @@ use wharf_model::network::Port;
 use wharf_model::spec::Healthcheck;
 
 use crate::adapt;
-use crate::convert::{host, ordered};
+use crate::convert::{host, mount, ordered};
 use crate::error::{Failure, Result};
 use crate::request::invalid_json;
 
@@ -36,9 +36,16 @@ pub(crate) fn container_spec(
     host::check_words(&body["HostConfig"])?;
     // Beside the model: the newest version has it only per network.
     let mac = body["MacAddress"].take();
+    let ownership = match body.get_mut("HostConfig").and_then(|host| host.get_mut("Mounts")) {
+        Some(mounts) => mount::take_ownership(mounts)?,
+        None => Vec::new(),
+    };
     loosen(&mut body);
     let body: ContainerCreateBody = serde_json::from_value(body).map_err(|error| invalid_json(&error))?;
     let mut spec = from_model(body)?;
+    for (mount, ownership) in spec.host.mounts.iter_mut().zip(ownership) {
+        mount.ownership = ownership;
+    }
     if let Some(mac) = mac.as_str().filter(|mac| !mac.is_empty()) {
         mac.clone_into(&mut spec.mac_address);
     }

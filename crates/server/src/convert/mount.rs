@@ -5,6 +5,7 @@ use wharf_api::models::{
     Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountImageOptions, MountTmpfsOptions,
     MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig,
 };
+use wharf_model::ownership::Ownership;
 use wharf_model::spec::{MountKind, MountSpec};
 
 use crate::convert::{filled, filled_map, ordered};
@@ -36,6 +37,18 @@ pub(crate) fn check_words(mount: &Value) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Takes out what no model has: whose files are whose, a word of ours (see docs/volumes.md). One for each mount.
+pub(crate) fn take_ownership(mounts: &mut Value) -> Result<Vec<Option<Ownership>>> {
+    let take = |mount: &mut Value| {
+        let Some(word) = mount.as_object_mut().and_then(|mount| mount.remove("Ownership")) else {
+            return Ok(None);
+        };
+        let parsed = word.as_str().unwrap_or_default().parse();
+        parsed.map(Some).map_err(|error| Failure::invalid(format!("invalid mount config: {error}")))
+    };
+    mounts.as_array_mut().into_iter().flatten().map(take).collect()
 }
 
 /// A mount from the wire.
@@ -75,6 +88,7 @@ pub(crate) fn from_model(mount: Mount) -> Result<MountSpec> {
         tmpfs_size: tmpfs.size_bytes.unwrap_or_default(),
         tmpfs_mode: mode(tmpfs.mode.unwrap_or_default())?,
         tmpfs_options: tmpfs.options.unwrap_or_default(),
+        ownership: None,
     })
 }
 

@@ -5,7 +5,8 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::StatusCode;
-use wharf_api::models::{Volume, VolumeCreateRequest, VolumeListResponse, VolumePruneResponse};
+use serde_json::{Value, json};
+use wharf_api::models::{VolumeCreateRequest, VolumePruneResponse};
 use wharf_api::version::ApiVersion;
 use wharf_engine::Engine;
 
@@ -24,9 +25,10 @@ pub(super) fn routes() -> Router<Engine> {
 }
 
 async fn list(State(engine): State<Engine>, query: Query) -> Result<Response> {
-    let views = engine.list_volumes(query.filters()?).await?;
-    let volumes: Vec<Volume> = views.into_iter().map(volume::to_model).collect();
-    Ok(response::shaped(&VolumeListResponse { volumes: Some(volumes), warnings: None }, shapes::VOLUMES))
+    let list = engine.list_volumes(query.filters()?).await?;
+    let volumes: Vec<Value> = list.volumes.into_iter().map(volume::document).collect();
+    let document = json!({"Volumes": volumes, "Warnings": filled(list.warnings)});
+    Ok(response::json(StatusCode::OK, &Shaped::one(&document, shapes::VOLUMES)))
 }
 
 async fn create(
@@ -41,13 +43,14 @@ async fn create(
     let view = engine
         .create_volume(name.as_deref(), &driver, ordered(body.labels), ordered(body.driver_opts))
         .await?;
-    let document = response::value(&volume::to_model(view));
+    let document = volume::document(view);
     Ok(response::json(StatusCode::CREATED, &Shaped::one(&document, shapes::VOLUME)))
 }
 
 async fn inspect(State(engine): State<Engine>, Path(name): Path<String>) -> Result<Response> {
     let view = engine.inspect_volume(&name).await?;
-    Ok(response::shaped(&volume::to_model(view), shapes::VOLUME))
+    let document = volume::document(view);
+    Ok(response::json(StatusCode::OK, &Shaped::one(&document, shapes::VOLUME)))
 }
 
 async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {

@@ -92,6 +92,9 @@ impl Verb for Ls {
         let format = Format::parse::<Volume>(self.format.as_deref().unwrap_or(configured), table)?;
         let request = Request::get("/volumes").query_if("filters", filter::to_query(&self.filter));
         let answer: Value = cli.engine().await?.send(request).await?.json().await?;
+        for warning in answer.list("Warnings") {
+            cli.warn(&format!("WARNING: {}", warning.as_str()));
+        }
         let mut volumes: Vec<Volume> = answer.list("Volumes").iter().cloned().map(Volume).collect();
         volumes.sort_by(|a, b| a.0.text("Name").cmp(b.0.text("Name")));
         cli.print(&format.render(volumes)?)

@@ -22,6 +22,8 @@ pub(crate) struct Mount {
     read_only: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     consistency: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    ownership: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     bind_options: Option<BindOptions>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,6 +119,10 @@ fn apply(mount: &mut Mount, field: &str) -> Parsed<()> {
             mount.bind_options.get_or_insert_default().non_recursive = boolean()?;
             return Ok(());
         }
+        "idmap" => {
+            mount.ownership = field.to_owned();
+            return Ok(());
+        }
         _ => {}
     }
     let Some(value) = value else { return Err(format!("invalid field '{field}' must be a key=value pair")) };
@@ -142,6 +148,7 @@ fn apply(mount: &mut Mount, field: &str) -> Parsed<()> {
                 }
             }
         }
+        "ownership" => mount.ownership = value.to_owned(),
         "volume-subpath" => mount.volume_options.get_or_insert_default().subpath = value.to_owned(),
         "volume-label" => {
             insert(&mut mount.volume_options.get_or_insert_default().labels, value);
@@ -241,6 +248,17 @@ mod tests {
             json("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777"),
             r#"{"Type":"tmpfs","Target":"/t","TmpfsOptions":{"SizeBytes":1048576,"Mode":1023}}"#
         );
+    }
+
+    #[test]
+    fn whose_files_are_whose_is_a_word_of_ours() {
+        for word in ["auto", "idmap", "idmap=uids=1000-0-1;gids=1000-0-1"] {
+            let field = if word == "auto" { "ownership=auto" } else { word };
+            assert_eq!(
+                json(&format!("type=bind,src=/a,dst=/b,{field}")),
+                format!(r#"{{"Type":"bind","Source":"/a","Target":"/b","Ownership":"{word}"}}"#)
+            );
+        }
     }
 
     #[test]

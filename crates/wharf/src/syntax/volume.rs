@@ -20,6 +20,9 @@ pub(crate) fn parse(text: &str) -> Parsed<Volume> {
     if source.is_empty() || rest.split(':').any(str::is_empty) {
         return Err(format!("invalid spec: {text}: empty section between colons"));
     }
+    if rest.matches(':').count() > 1 {
+        return Err(format!("invalid spec: {text}: too many colons"));
+    }
     Ok(Volume::Bind(format!("{}:{rest}", mount::absolute(source))))
 }
 
@@ -32,6 +35,8 @@ mod tests {
         assert_eq!(parse("/x"), Ok(Volume::Anonymous("/x".into())));
         assert_eq!(parse("a:/x:ro"), Ok(Volume::Bind("a:/x:ro".into())));
         assert_eq!(parse(""), Err("invalid empty volume spec".into()));
+        assert_eq!(parse("/a:/x:ro:rw"), Err("invalid spec: /a:/x:ro:rw: too many colons".into()));
+        assert_eq!(parse("/a:/x:ownership=auto"), Ok(Volume::Bind("/a:/x:ownership=auto".into())));
         assert_eq!(parse(":/x"), Err("invalid spec: :/x: empty section between colons".into()));
     }
 }
