@@ -48,9 +48,10 @@ impl World {
         (answer.status, answer.message())
     }
 
-    /// Waits until it is in a pause that has only begun, long enough to do something in it.
+    /// Waits until it is in a pause that is long enough to do something in it.
     fn wait_for_pause(&self, name: &str) {
-        wait_until("a pause of some seconds", PATIENCE, || {
+        // The real engine takes its time for each start.
+        wait_until("a pause of some seconds", 4 * PATIENCE, || {
             let now = self.inspect(name);
             now["State"]["Status"] == "restarting" && now["RestartCount"].as_i64() >= Some(6)
         });

@@ -69,6 +69,16 @@ impl Case {
         Some(serde_json::from_slice(&bytes).expect("it is whole at any time"))
     }
 
+    /// A file of the container, which a probe makes.
+    fn wait_for_file(&self, name: &str) {
+        let path = self.rootfs().join(name);
+        let since = std::time::Instant::now();
+        while !path.exists() {
+            assert!(since.elapsed() < crate::support::PATIENCE, "no {name}; {}", self.shim_log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     fn kill(&mut self) {
         assert_eq!(self.ask(Request::KillAll), Reply::Ok);
         loop {
@@ -180,17 +190,13 @@ fn there_are_never_two_probes_at_once() {
 
 #[test]
 fn a_frozen_container_is_not_probed_and_a_probe_that_it_stops_does_not_count() {
-    let mut config = command("usleep 300000");
-    config.timeout_ns = 600 * MILLISECOND;
+    let mut config = command(": > /tmp/in; usleep 300000; busybox rm -f /tmp/in");
+    config.timeout_ns = 900 * MILLISECOND;
     config.retries = 1;
     let mut case = Plan::new(&["sleep", "1000"]).health(config).start();
     assert_eq!(case.health().status, HealthStatus::Healthy);
-    loop {
-        if let Event::ProbeStarted { .. } = case.news() {
-            break;
-        }
-    }
-    // It is in the middle of a probe (or on its way): nobody has told the shim.
+    // In the middle of a probe, and nobody has told the shim.
+    case.wait_for_file("tmp/in");
     case.cgroup().freeze().unwrap();
     std::thread::sleep(Duration::from_millis(1500));
     let frozen = case.health_record().unwrap();
@@ -198,6 +204,7 @@ fn a_frozen_container_is_not_probed_and_a_probe_that_it_stops_does_not_count() {
     case.cgroup().thaw().unwrap();
     let after = case.health();
     assert_eq!((after.status, after.result.exit_code), (HealthStatus::Healthy, 0), "{:?}", after.result);
+    assert!(after.count > frozen.count);
     // Told, it begins none, and goes on when told.
     assert_eq!(case.ask(Request::HoldHealth { hold: true }), Reply::Ok);
     let held = case.health_record().unwrap().count;
@@ -210,12 +217,8 @@ fn a_frozen_container_is_not_probed_and_a_probe_that_it_stops_does_not_count() {
 
 #[test]
 fn the_end_of_the_container_is_no_failure_of_the_probe() {
-    let mut case = Plan::new(&["sleep", "1000"]).health(command("sleep 1000")).start();
-    loop {
-        if let Event::ProbeStarted { .. } = case.news() {
-            break;
-        }
-    }
+    let mut case = Plan::new(&["sleep", "1000"]).health(command(": > /tmp/in; sleep 1000")).start();
+    case.wait_for_file("tmp/in");
     case.kill();
     assert_eq!(case.health_record(), None);
     let status = case.gone();
