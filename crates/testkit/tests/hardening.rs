@@ -314,6 +314,7 @@ fn en_05_secrets_are_written_nowhere() {
         .argument("--log-level=trace")
         .argument(&format!("--http-proxy=http://someone:{PROXY}@127.0.0.1:9"))
         .argument("--no-proxy=127.0.0.1")
+        .argument("--max-download-attempts=1")
         .start();
     engine.load(&image::archive());
     let wharf = engine.wharf();

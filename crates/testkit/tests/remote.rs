@@ -1,5 +1,7 @@
 //! The engine from elsewhere: TCP with certificates, ssh, WebSocket; and settings that change while it runs.
 
+#![expect(clippy::print_stdout, reason = "skipped tests are shown to the developer")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -155,6 +157,89 @@ fn ssh_leads_to_the_engine_of_another_machine() {
     let first = calls.lines().next().unwrap();
     assert!(first.contains("-l me -p 2222") && first.contains("-- elsewhere"), "{first}");
     assert!(first.ends_with("system dial-stdio"), "{first}");
+}
+
+/// A real sshd on loopback, with keys of its own; `None` where there is none.
+struct Sshd {
+    process: std::process::Child,
+    /// Has an `ssh` that goes there.
+    client: PathBuf,
+}
+
+impl Sshd {
+    fn start(engine: &Engine) -> Option<Self> {
+        let program = std::env::var("WHARF_TEST_SSHD").unwrap_or_else(|_| "/usr/sbin/sshd".to_owned());
+        let program = Path::new(&program);
+        if !program.exists() || !Path::new("/usr/bin/ssh").exists() {
+            println!("skipped: there is no sshd on this machine");
+            return None;
+        }
+        // sshd wants it, and a reboot takes it.
+        let _there_already = std::fs::create_dir("/run/sshd");
+        let (dir, bin) = (engine.dir().join("sshd"), engine.dir().join("sshd/bin"));
+        std::fs::create_dir_all(&bin).expect("a directory");
+        std::os::unix::fs::symlink(binary("wharf"), bin.join("wharf")).expect("a link");
+        for key in ["host", "user"] {
+            let made = std::process::Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(dir.join(key))
+                .status();
+            assert!(made.expect("ssh-keygen runs").success());
+        }
+        let port = engine.port(5);
+        let at = dir.display();
+        let server = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {at}/host\nAuthorizedKeysFile {at}/user.pub\nStrictModes no\n\
+             PidFile none\nUsePAM no\nPermitRootLogin prohibit-password\n\
+             SetEnv DOCKER_HOST={} PATH={}:/usr/bin:/bin\n",
+            engine.host(),
+            bin.display()
+        );
+        let client = format!(
+            "IdentityFile {at}/user\nIdentitiesOnly yes\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n\
+             LogLevel ERROR\nBatchMode yes\n"
+        );
+        std::fs::write(dir.join("server.conf"), server).expect("room for a file");
+        std::fs::write(dir.join("client.conf"), client).expect("room for a file");
+        let wrapper = format!("#!/bin/sh\nexec /usr/bin/ssh -F {at}/client.conf \"$@\"\n");
+        let wrappers = dir.join("client");
+        std::fs::create_dir_all(&wrappers).expect("a directory");
+        std::fs::write(wrappers.join("ssh"), wrapper).expect("room for a file");
+        std::fs::set_permissions(wrappers.join("ssh"), PermissionsExt::from_mode(0o755)).expect("ours");
+        // It closes every descriptor there could be before it runs a command, one by one.
+        let process = std::process::Command::new("sh")
+            .args(["-c", "ulimit -n 1024; exec \"$0\" -D -e -f \"$1\""])
+            .arg(program)
+            .arg(dir.join("server.conf"))
+            .stderr(std::fs::File::create(dir.join("log")).expect("room for a file"))
+            .spawn()
+            .expect("sshd runs");
+        let sshd = Self { process, client: wrappers };
+        wait_until("sshd", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Some(sshd)
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_real_sshd_is_gone_through() {
+    let engine = Engine::with_image();
+    let Some(sshd) = Sshd::start(&engine) else { return };
+    let host = format!("ssh://root@127.0.0.1:{}", engine.port(5));
+    let script = "export PATH=$FAKE:$PATH DOCKER_HOST=$H; docker run --rm box echo hello && \
+                  echo in | docker run --rm -i box sh -c 'cat; exit 4'";
+    // The login shell of this machine's root may take its time.
+    let wharf = engine.wharf().with_deadline(Duration::from_secs(120));
+    let client = sshd.client.to_str().expect("a plain path");
+    let ran = wharf.shell(script, &[("FAKE", client), ("H", &host)]);
+    let log = std::fs::read_to_string(engine.dir().join("sshd/log")).unwrap_or_default();
+    assert_eq!((ran.code, ran.stdout.as_str()), (4, "hello\nin\n"), "{}{log}", ran.stderr);
 }
 
 #[test]

@@ -28,8 +28,12 @@ pub(crate) struct Meta {
     pub(crate) name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metadata: Option<Metadata>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "is_empty")]
     pub(crate) endpoints: Option<BTreeMap<String, Value>>,
+}
+
+fn is_empty(endpoints: &Option<BTreeMap<String, Value>>) -> bool {
+    endpoints.as_ref().is_none_or(BTreeMap::is_empty)
 }
 
 /// What is said about a context.
