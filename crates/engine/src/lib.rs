@@ -39,6 +39,10 @@ mod view;
 mod volumes;
 mod why;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use logs::fuzz as fuzz_logs;
+
 pub use check::{CheckNews, StoreCheck};
 pub use config::{EngineConfig, LayerStorage, PLUGIN_DIRS, VOLUME_PATIENCE};
 pub use containers::{ArchiveTarget, CommitRequest, Engine, PathStat, Update};

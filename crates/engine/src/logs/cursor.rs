@@ -144,6 +144,15 @@ fn decode(mut body: &[u8]) -> Option<(u64, Mark)> {
     Some((number, mark))
 }
 
+/// Decodes anything, and again what that encodes to.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(bytes: &[u8]) {
+    if let Some((number, mark)) = decode(bytes) {
+        let encoded = encode(number, &mark);
+        assert_eq!(decode(&encoded[HEADER..]), Some((number, mark)));
+    }
+}
+
 /// FNV-1a: against torn slots, not against an adversary.
 fn check(bytes: &[u8]) -> u64 {
     bytes

@@ -83,8 +83,11 @@ impl Engine {
         let facts = self.log_facts(container);
         // Labels and tags are checked even where only `logs` uses them.
         facts.attributes().map_err(refuse)?;
-        let place =
-            encoder(&settings.driver, &facts).and_then(|_| place(&settings.driver)).map_err(refuse)?;
+        encoder(&settings.driver, &facts).map_err(refuse)?;
+        if settings.driver == Driver::Journald {
+            journald::find(std::path::Path::new(JOURNAL)).map_err(refuse)?;
+        }
+        let place = place(&settings.driver);
         let patient = matches!(&settings.driver, Driver::Fluentd(options) if options.asynchronous);
         if let Some(place) = place
             && !patient
@@ -148,7 +151,7 @@ impl Engine {
             blocking(move || Work::open(directory, &facts, &settings, name)).await?
         };
         let receiver = Receiver {
-            place: place(&settings.driver).map_err(Error::System)?,
+            place: place(&settings.driver),
             connection: container.log.prepared().take(),
             settings: settings.clone(),
             facts,
@@ -264,14 +267,14 @@ fn encoder(driver: &Driver, facts: &Facts) -> std::result::Result<Option<Box<dyn
 }
 
 /// Where the driver's receiver is, if it has one.
-fn place(driver: &Driver) -> std::result::Result<Option<Place>, String> {
-    Ok(Some(match driver {
-        Driver::Local | Driver::None | Driver::JsonFile(_) => return Ok(None),
-        Driver::Journald => journald::place(std::path::Path::new(JOURNAL))?,
+fn place(driver: &Driver) -> Option<Place> {
+    Some(match driver {
+        Driver::Local | Driver::None | Driver::JsonFile(_) => return None,
+        Driver::Journald => Place::Unixgram(JOURNAL.into()),
         Driver::Syslog(options) => options.place.clone(),
         Driver::Fluentd(options) => options.place.clone(),
         Driver::Gelf(options) => options.place.clone(),
-    }))
+    })
 }
 
 /// What blocks: the spool, the cursor, and the file if there is one.

@@ -8,18 +8,17 @@ use super::facts::{Facts, TAG};
 use super::messages::Message;
 use super::partial_id;
 use super::tail::Encode;
-use super::wire::Place;
 
 /// Where the journal listens.
 pub(crate) const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Where entries go.
+/// `start`'s look at the journal. (Later it may come and go.)
 ///
 /// # Errors
 /// Docker's text, without a journal on this machine.
-pub(super) fn place(socket: &Path) -> Result<Place, String> {
+pub(super) fn find(socket: &Path) -> Result<(), String> {
     if wharf_linux::hostfs::exists(socket).unwrap_or(false) {
-        Ok(Place::Unixgram(socket.to_owned()))
+        Ok(())
     } else {
         Err("journald is not enabled on this host".to_owned())
     }

@@ -42,3 +42,38 @@ pub(crate) use journald::SOCKET as JOURNAL;
 fn partial_id(container: &str, message: &messages::Message<'_>) -> String {
     crate::containers::derived_id(&format!("{container} {:?} {}", message.stream, message.time_ns))
 }
+
+/// Readers of foreign bytes, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz {
+    use super::{cursor, fluentd, options, template, values};
+
+    /// What a receiver of the forward protocol answers.
+    pub fn acknowledgement(bytes: &[u8]) {
+        let _either = fluentd::acknowledgement(bytes);
+    }
+
+    /// A cursor's slot.
+    pub fn cursor(bytes: &[u8]) {
+        cursor::fuzz(bytes);
+    }
+
+    /// Values of options, as users write them.
+    pub fn option(text: &str) {
+        let _either = template::fill(text, |path| Some(template::Value::Text(path.concat())));
+        let _either = values::size(text, values::Unit::Decimal);
+        let _either = values::duration(text);
+        let _either = values::Url::parse(text);
+        for (driver, name) in [
+            ("syslog", "syslog-address"),
+            ("fluentd", "fluentd-address"),
+            ("gelf", "gelf-address"),
+            ("json-file", "max-size"),
+        ] {
+            let options = [(name.to_owned(), text.to_owned())].into();
+            let _either =
+                options::Settings::read(&wharf_model::spec::LogSpec { driver: driver.into(), options });
+        }
+    }
+}

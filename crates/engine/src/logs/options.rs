@@ -79,7 +79,12 @@ pub(crate) struct Settings {
 /// # Errors
 /// [`Error::Invalid`] with Docker's text.
 pub(crate) fn validate(log: &LogSpec) -> Result<()> {
-    check(log).map_err(Error::Invalid)
+    check(log).map_err(Error::Invalid)?;
+    if log.driver == "syslog" {
+        let options = syslog::Options::read(&log.options);
+        options.and_then(|options| options.find_socket()).map_err(Error::Invalid)?;
+    }
+    Ok(())
 }
 
 /// Fills in what the engine's own settings say; a container's options win.

@@ -1,9 +1,10 @@
 //! The driver `syslog`: RFC 3164 and RFC 5424 lines over UDP, TCP, TLS and unix sockets.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jiff::Timestamp;
+use wharf_linux::hostfs;
 use wharf_shim::spool::Stream;
 
 use super::facts::{Facts, TAG};
@@ -78,6 +79,19 @@ impl Options {
         };
         Ok(Self { place, facility, format })
     }
+
+    /// `create`'s look at a socket that must be there. (Later it may come and go.)
+    ///
+    /// # Errors
+    /// Docker's text.
+    pub(super) fn find_socket(&self) -> Result<(), String> {
+        match &self.place {
+            Place::Unix(path) | Place::Unixgram(path) if !hostfs::exists(path).unwrap_or(false) => {
+                Err(format!("stat {}: no such file or directory", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn place(address: &str, files: TlsFiles) -> Result<Place, String> {
@@ -87,13 +101,8 @@ fn place(address: &str, files: TlsFiles) -> Result<Place, String> {
     let url = Url::parse(address)?;
     let (host, port) = (url.host, url.port.unwrap_or(PORT));
     match url.scheme.as_str() {
-        "unix" | "unixgram" => {
-            if !wharf_linux::hostfs::exists(Path::new(&url.path)).unwrap_or(false) {
-                return Err(format!("stat {}: no such file or directory", url.path));
-            }
-            let path = PathBuf::from(url.path);
-            Ok(if url.scheme == "unix" { Place::Unix(path) } else { Place::Unixgram(path) })
-        }
+        "unix" => Ok(Place::Unix(PathBuf::from(url.path))),
+        "unixgram" => Ok(Place::Unixgram(PathBuf::from(url.path))),
         "udp" => Ok(Place::Udp { host, port }),
         "tcp" => Ok(Place::Tcp { host, port }),
         "tcp+tls" => Ok(Place::Tls { host, port, files }),
@@ -181,7 +190,8 @@ mod tests {
         assert_eq!(address(""), Ok(Place::LocalSyslog));
         assert_eq!(address("foo").unwrap_err(), "unsupported scheme: ''");
         assert_eq!(address("bogus://x").unwrap_err(), "unsupported scheme: 'bogus'");
-        assert_eq!(address("unix:///nonexist").unwrap_err(), "stat /nonexist: no such file or directory");
+        let missing = options(&[("syslog-address", "unix:///nonexist")]).unwrap();
+        assert_eq!(missing.find_socket().unwrap_err(), "stat /nonexist: no such file or directory");
         let facility = |text: &str| options(&[("syslog-facility", text)]).map(|options| options.facility);
         assert_eq!((facility("local7"), facility("13"), facility("")), (Ok(23), Ok(13), Ok(3)));
         for bad in ["24", "x", "-1"] {

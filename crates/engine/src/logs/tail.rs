@@ -92,14 +92,17 @@ impl Tail {
         let mut read = 0;
         while read < BATCH {
             match reader.next()? {
-                None => break,
+                None => {
+                    // A container that is quiet keeps no buffer.
+                    reader.rest();
+                    break;
+                }
                 Some(Entry::Record(record)) => {
                     read += record.bytes.len();
                     intake.behind = hurry
                         .is_some_and(|hurry| hurry.limits.distance(next.position, hurry.end) > hurry.bytes);
                     next.cutter.record(&record, &mut |message| intake.take(&message));
                 }
-                // A cursor before the first record there ever was is no loss.
                 Some(Entry::Gap { .. }) => {
                     next.cutter.flush(&mut |message| intake.take(&message));
                     intake.batch.gap = true;

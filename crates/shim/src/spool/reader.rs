@@ -124,6 +124,14 @@ impl Reader {
         }))
     }
 
+    /// Holds no memory until there is more to read.
+    pub fn rest(&mut self) {
+        if self.unread.is_empty() {
+            self.unread = 0..0;
+            self.buffer = Vec::new();
+        }
+    }
+
     /// Just behind the last record returned.
     pub fn position(&self) -> Position {
         self.position
