@@ -122,7 +122,9 @@ impl Serialize for Shaped<'_> {
         match (self.inside, self.value) {
             (Inside::One(shape), Value::Object(fields)) => {
                 let mut map = serializer.serialize_map(None)?;
+                let mut known = 0;
                 for field in shape {
+                    known += usize::from(fields.contains_key(field.name));
                     match (fields.get(field.name), field.nothing) {
                         (Some(value), Nothing::NullOrEmpty) if is_empty(value) => {
                             map.serialize_entry(field.name, &Value::Null)?;
@@ -134,7 +136,7 @@ impl Serialize for Shaped<'_> {
                         (None, nothing) => map.serialize_entry(field.name, &Empty(nothing, field.inside))?,
                     }
                 }
-                for (name, value) in fields {
+                for (name, value) in fields.iter().filter(|_| known < fields.len()) {
                     if !shape.iter().any(|field| field.name == name) {
                         map.serialize_entry(name, value)?;
                     }

@@ -109,13 +109,20 @@ fn passes(view: &ContainerView, filters: &Filters) -> Result<bool> {
         for wanted in filters.values(key) {
             let (range, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
             let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let refused =
+                |why: String| Error::Invalid(format!("error while looking up for {key} {wanted}: {why}"));
             let parse = |number: &str| {
-                format!("{number}/{protocol}")
-                    .parse::<Port>()
-                    .map_err(|error| Error::Invalid(error.to_string()))
+                number
+                    .parse::<u16>()
+                    .map_err(|_| refused(format!("strconv.ParseUint: parsing \"{number}\": invalid syntax")))
             };
             let (first, last) = (parse(first)?, parse(last)?);
-            if (first.number..=last.number).any(|number| test(&Port { number, protocol: first.protocol })) {
+            if last < first {
+                return Err(refused(format!("Invalid range specified for the Port: {range}")));
+            }
+            // A protocol that there is not matches nothing.
+            let Ok(Port { protocol, .. }) = format!("1/{protocol}").parse::<Port>() else { continue };
+            if (first..=last).any(|number| test(&Port { number, protocol })) {
                 return Ok(true);
             }
         }
@@ -123,7 +130,9 @@ fn passes(view: &ContainerView, filters: &Filters) -> Result<bool> {
     };
     for code in filters.values("exited") {
         if code.parse::<i32>().is_err() {
-            return Err(Error::Invalid(format!("invalid filter 'exited={code}'")));
+            return Err(Error::Invalid(format!(
+                "invalid filter 'exited={code}': strconv.Atoi: parsing \"{code}\": invalid syntax"
+            )));
         }
     }
     let published = |port: &Port| view.ports.iter().any(|view| view.port == *port && view.host.is_some());
@@ -137,7 +146,7 @@ fn passes(view: &ContainerView, filters: &Filters) -> Result<bool> {
         && filters.matches_any("health", |wanted| {
             wanted == view.state.health.as_ref().map_or("none", |health| health.status.as_str())
         })
-        && filters.matches_any("is-task", |value| value == "false")
+        && filters.boolean("is-task").map_err(|_| not_boolean(filters, "is-task"))? != Some(true)
         && filters.matches_any("network", |name| {
             view.endpoints
                 .iter()
@@ -151,6 +160,12 @@ fn passes(view: &ContainerView, filters: &Filters) -> Result<bool> {
         && filters.matches_all_labels("label", &view.spec.labels)
         && port_filter("publish", &published)?
         && port_filter("expose", &exposed)?)
+}
+
+/// Docker's words for the values of a filter that are neither true nor false.
+fn not_boolean(filters: &Filters, key: &str) -> Error {
+    let values: Vec<&str> = filters.values(key).collect();
+    Error::Invalid(format!("invalid filter '{key}=[{}]'", values.join(" ")))
 }
 
 /// Docker takes the value for a regular expression and tries it with and without the slash in front of the name.

@@ -360,5 +360,8 @@ fn engine_id(db: &Database) -> Result<String> {
 /// An id that follows from `seed`: stable where a random one would change at every look.
 pub(crate) fn derived_id(seed: &str) -> String {
     use sha2::{Digest, Sha256};
-    Sha256::digest(seed.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half & 15)]);
+    // Lists ask for one per container: no allocation per byte.
+    Sha256::digest(seed.as_bytes()).iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }

@@ -39,8 +39,18 @@ impl Engine {
 /// `until=TIME`: RFC 3339, seconds since 1970, or a duration before now such as `24h`.
 pub(crate) fn until(filters: &Filters) -> Result<Option<jiff::Timestamp>> {
     let Some(text) = filters.values("until").next() else { return Ok(None) };
-    let invalid = || Error::Invalid(format!("invalid filter 'until={text}'"));
+    if filters.values("until").count() > 1 {
+        return Err(Error::Invalid("more than one until filter specified".into()));
+    }
+    let invalid = || Error::Invalid(format!("failed to parse value as time or duration: {text:?}"));
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(Some(time));
+    }
+    // A day, or a time without seconds or zone: in the engine's own zone, as Docker has it.
+    let local = |time: jiff::civil::DateTime| jiff::tz::TimeZone::system().to_timestamp(time).ok();
+    let day = |text: &str| text.parse::<jiff::civil::Date>().ok().map(|day| day.at(0, 0, 0, 0));
+    let civil = day(text).or_else(|| text.parse::<jiff::civil::DateTime>().ok());
+    if let Some(time) = civil.filter(|_| text.contains('-')).and_then(local) {
         return Ok(Some(time));
     }
     if let Ok(seconds) = text.split('.').next().unwrap_or(text).parse::<i64>() {
@@ -65,5 +75,6 @@ mod tests {
         assert!(with("24h").unwrap().unwrap() < jiff::Timestamp::now());
         assert!(with("1h30m").is_ok() && with("2026-01-01T00:00:00Z").is_ok());
         assert!(with("yesterday").is_err());
+        assert!(with("2020-01-01").is_ok() && with("2020-01-01T10:00").is_ok());
     }
 }

@@ -38,6 +38,10 @@ impl Engine {
             self.force(&container, Purpose::Remove).await?;
         }
         let _change = container.change.lock().await;
+        if container.progress.borrow().removed {
+            // Somebody else was quicker: there is nothing left to remove.
+            return Err(Error::NoSuchContainer(name.to_owned()));
+        }
         if container.record().is_running() {
             if !force {
                 return Err(Error::Conflict(format!("container {} was started meanwhile", container.id)));

@@ -22,19 +22,22 @@ impl Engine {
             )));
         }
         let _change = container.change.lock().await;
-        let old = container.record().name.clone();
-        if old == new {
+        // Another rename may have been first: the name that was asked for is nobody's now, or somebody else's.
+        if !std::sync::Arc::ptr_eq(&self.find(name)?, &container) {
+            return Err(Error::NoSuchContainer(name.to_owned()));
+        }
+        if container.record().name == new {
             return Err(Error::Invalid("Renaming a container with the same name as its current name".into()));
         }
-        let reserved = self.inner.containers.reserve(new, &container.id);
-        reserved.map_err(|error| error.with_prefix("Error when allocating new name: "))?;
-        new.clone_into(&mut container.record().name);
+        let old = self.inner.containers.rename(&container, new).map_err(|error| match error {
+            Error::NoSuchContainer(_) => Error::NoSuchContainer(name.to_owned()),
+            other => other.with_prefix("Error when allocating new name: "),
+        })?;
         if let Err(error) = self.save(&container).await {
-            container.record().name = old;
-            self.inner.containers.release(new);
+            self.inner.containers.keep_name(&container, &old, new);
             return Err(error);
         }
-        self.inner.containers.release(&old);
+        self.inner.containers.keep_name(&container, new, &old);
         self.emit(&container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }

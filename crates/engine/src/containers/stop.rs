@@ -88,7 +88,7 @@ impl Engine {
         if let Err(error) = self.send_signal(container, signal::KILL, purpose).await {
             tracing::warn!(container = %container.id, %error, "cannot kill by the shim; killing the control group");
         }
-        if self.wait_end(container, Some(KILL_DEADLINE)).await {
+        if self.wait_death(container).await {
             return Ok(());
         }
         let path = self.cgroup_path(&container.record());
@@ -117,6 +117,24 @@ impl Engine {
             Some(time) => tokio::time::timeout(time, ended).await.is_ok(),
             None => ended.await.is_ok(),
         }
+    }
+
+    /// True when a killed container is gone within [`KILL_DEADLINE`]. Who pauses it at that moment keeps it from dying
+    /// (on cgroup v1 a frozen process does not even die of SIGKILL), so it is thawed.
+    async fn wait_death(&self, container: &Arc<Container>) -> bool {
+        const LOOK: Duration = Duration::from_millis(200);
+        let deadline = tokio::time::Instant::now() + KILL_DEADLINE;
+        while tokio::time::Instant::now() < deadline {
+            if self.wait_end(container, Some(LOOK)).await {
+                return true;
+            }
+            if container.record().phase == Phase::Paused
+                && let Err(error) = self.thaw(container).await
+            {
+                tracing::debug!(container = %container.id, %error, "cannot thaw a container that was killed");
+            }
+        }
+        false
     }
 
     /// Sends a signal to the init; a frozen one is thawed so that it can take it.
@@ -165,7 +183,7 @@ impl Engine {
             self.save(&container).await?;
         }
         self.send_signal(&container, number, Purpose::Kill).await?;
-        if number == signal::KILL && !self.wait_end(&container, Some(KILL_DEADLINE)).await {
+        if number == signal::KILL && !self.wait_death(&container).await {
             self.force(&container, Purpose::Kill).await?;
         }
         Ok(())
@@ -223,7 +241,15 @@ impl Engine {
             _ => return Err(Error::Conflict(format!("container {} is not running", container.id))),
         }
         self.with_cgroup(container, |cgroup| cgroup.freeze()).await?;
-        container.record().phase = Phase::Paused;
+        {
+            let mut record = container.record();
+            // It may have ended, or been killed, before the freezer got it.
+            if record.phase != Phase::Running {
+                drop(record);
+                return Err(container.not_running());
+            }
+            record.phase = Phase::Paused;
+        }
         self.hold_health(container, true).await;
         self.save(container).await?;
         self.emit(container, "pause", &[]);

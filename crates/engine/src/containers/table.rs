@@ -17,6 +17,13 @@ struct Maps {
     by_name: HashMap<String, ContainerId>,
 }
 
+fn taken(name: &str, holder: &ContainerId) -> Error {
+    Error::Conflict(format!(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{holder}\". You have to remove (or \
+         rename) that container to be able to reuse that name."
+    ))
+}
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Table {
@@ -32,13 +39,36 @@ impl Table {
     pub(super) fn reserve(&self, name: &str, id: &ContainerId) -> Result<()> {
         let mut maps = self.lock();
         if let Some(holder) = maps.by_name.get(name) {
-            return Err(Error::Conflict(format!(
-                "Conflict. The container name \"/{name}\" is already in use by container \"{holder}\". You have to \
-                 remove (or rename) that container to be able to reuse that name."
-            )));
+            return Err(taken(name, holder));
         }
         maps.by_name.insert(name.to_owned(), id.clone());
         Ok(())
+    }
+
+    /// Gives a container another name; answers the old one, which it holds as well until [`Table::keep_name`]: the row
+    /// has it until then. In one step, so that a container that is removed at the same time leaves no name behind.
+    pub(super) fn rename(&self, container: &Container, new: &str) -> Result<String> {
+        let mut maps = self.lock();
+        if !maps.by_id.contains_key(container.id.as_str()) {
+            return Err(Error::NoSuchContainer(container.id.to_string()));
+        }
+        if let Some(holder) = maps.by_name.get(new) {
+            return Err(taken(new, holder));
+        }
+        maps.by_name.insert(new.to_owned(), container.id.clone());
+        Ok(std::mem::replace(&mut container.record().name, new.to_owned()))
+    }
+
+    /// Of the two names of a container that is being renamed, keeps one.
+    pub(super) fn keep_name(&self, container: &Container, kept: &str, other: &str) {
+        let mut maps = self.lock();
+        kept.clone_into(&mut container.record().name);
+        let gone = !maps.by_id.contains_key(container.id.as_str());
+        for name in [Some(other), gone.then_some(kept)].into_iter().flatten() {
+            if maps.by_name.get(name) == Some(&container.id) {
+                maps.by_name.remove(name);
+            }
+        }
     }
 
     /// Gives a name back.
@@ -56,8 +86,9 @@ impl Table {
 
     /// Forgets a container and its name.
     pub(super) fn remove(&self, container: &Container) {
-        let name = container.record().name.clone();
+        // In this order everywhere: first the maps, then a record.
         let mut maps = self.lock();
+        let name = container.record().name.clone();
         maps.by_name.remove(&name);
         maps.by_id.remove(container.id.as_str());
     }

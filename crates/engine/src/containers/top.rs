@@ -4,13 +4,20 @@
 //! kept by process id.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use wharf_linux::hostfs;
 
 use crate::blocking::blocking;
 use crate::{Engine, Error, Result, TopView};
+
+/// The most that is kept of what `ps` prints.
+const OUTPUT: u64 = 16 * 1024 * 1024;
+/// How long `ps` may take.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 impl Engine {
     /// The processes of a running container.
@@ -24,6 +31,7 @@ impl Engine {
             return Err(if restarting { container.between_runs() } else { container.not_running() });
         }
         let pids = self.with_cgroup(&container, |cgroup| cgroup.pids()).await?;
+        check_titles(ps_args)?;
         let arguments = ps_args.to_owned();
         let view = blocking(move || match arguments.as_str() {
             "" | "-ef" => Ok(own_listing(&pids)),
@@ -111,18 +119,79 @@ fn started(ticks: u64) -> Option<jiff::Timestamp> {
     jiff::Timestamp::from_second(boot + i64::try_from(ticks / 100).ok()?).ok()
 }
 
-/// Runs the host's `ps` and keeps the rows of the container.
+/// Runs the host's `ps` and keeps the rows of the container. Nothing of the container is executed or loaded: `ps` is the
+/// host's, in the host's namespaces, and reads `/proc`.
 fn host_ps(arguments: &str, pids: &[i32]) -> Result<TopView> {
-    let output =
-        Command::new("ps").args(arguments.split_ascii_whitespace()).env("LC_ALL", "C").output().map_err(
-            |error| Error::System(format!("error running ps: {error}; install procps on the host")),
-        )?;
-    if !output.status.success() {
-        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Error::Invalid(format!("ps: {reason}")));
-    }
+    let words: Vec<&str> = arguments.split_ascii_whitespace().collect();
+    let list = pids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+    // Some options do not go together with `-q`; then without it, and the rows are chosen here alone.
+    let output = match ps(&words, Some(&format!("-q{list}")))? {
+        Ran::Printed(text) => text,
+        Ran::Refused(_) => match ps(&words, None)? {
+            Ran::Printed(text) => text,
+            Ran::Refused(reason) => {
+                return Err(Error::System(format!("ps: {}", reason.lines().next().unwrap_or_default())));
+            }
+        },
+    };
     let pids: HashSet<i32> = pids.iter().copied().collect();
-    select(&String::from_utf8_lossy(&output.stdout), &pids)
+    select(&output, &pids)
+}
+
+/// What came of `ps`.
+enum Ran {
+    Printed(String),
+    Refused(String),
+}
+
+fn ps(words: &[&str], chosen: Option<&str>) -> Result<Ran> {
+    let failed =
+        |error: std::io::Error| Error::System(format!("ps: {error}; is procps installed on the host?"));
+    let mut command = Command::new("ps");
+    command.args(words).args(chosen).env("LC_ALL", "C");
+    // Nobody answers questions, and a `ps` that hangs in a mount of /proc must not hold the request for ever.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let errors = std::thread::spawn(move || read_some(stderr));
+    let output = std::thread::spawn(move || read_some(stdout));
+    let deadline = Instant::now() + DEADLINE;
+    let status = loop {
+        match child.try_wait().map_err(failed)? {
+            Some(status) => break status,
+            None if Instant::now() >= deadline => {
+                let _ended_just_now = child.kill();
+                let _status = child.wait().map_err(failed)?;
+                return Err(Error::Deadline { what: "ps".into(), seconds: DEADLINE.as_secs() });
+            }
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    let [output, errors] = [output, errors].map(|reader| reader.join().unwrap_or_default());
+    Ok(if status.success() { Ran::Printed(output) } else { Ran::Refused(errors) })
+}
+
+/// Reads to the end and keeps the first [`OUTPUT`] bytes.
+fn read_some(pipe: Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        let _cut = pipe.by_ref().take(OUTPUT).read_to_end(&mut bytes);
+        let _rest = std::io::copy(&mut pipe, &mut std::io::sink());
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Titles by which `ps` could call another column PID are refused: it is by that column that rows are chosen.
+fn check_titles(arguments: &str) -> Result<()> {
+    for word in arguments.split_ascii_whitespace().skip(1) {
+        if let Some((key, title)) = word.split_once('=')
+            && title.starts_with("PID")
+            && key != "pid"
+        {
+            return Err(Error::Invalid(format!("specifying \"{key}={title}\" is not allowed")));
+        }
+    }
+    Ok(())
 }
 
 fn select(text: &str, pids: &HashSet<i32>) -> Result<TopView> {
@@ -130,18 +199,27 @@ fn select(text: &str, pids: &HashSet<i32>) -> Result<TopView> {
     let titles: Vec<String> =
         lines.next().unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect();
     let column = titles.iter().position(|title| title == "PID");
-    let column = column.ok_or_else(|| Error::Invalid("Couldn't find PID field in ps output".into()))?;
+    let column = column.ok_or_else(|| Error::System("Couldn't find PID field in ps output".into()))?;
     let mut processes = Vec::new();
+    // With `m`, the threads of a process follow it with a dash for their process id.
+    let mut ours = false;
     for line in lines {
         let mut fields: Vec<String> = line.split_ascii_whitespace().map(str::to_owned).collect();
+        let Some(pid) = fields.get(column) else { continue };
+        if pid != "-" {
+            let pid: i32 =
+                pid.parse().map_err(|error| Error::System(format!("unexpected pid '{pid}': {error}")))?;
+            ours = pids.contains(&pid);
+        }
+        if !ours {
+            continue;
+        }
         // The last column is the command and may have blanks.
         if fields.len() > titles.len() {
             let command = fields.split_off(titles.len() - 1).join(" ");
             fields.push(command);
         }
-        if fields.get(column).and_then(|pid| pid.parse().ok()).is_some_and(|pid: i32| pids.contains(&pid)) {
-            processes.push(fields);
-        }
+        processes.push(fields);
     }
     Ok(TopView { titles, processes })
 }
@@ -155,6 +233,10 @@ mod tests {
         let view = select("PID CMD\n  7 sh -c x y\n  8 other\n", &[7].into()).unwrap();
         assert_eq!(view.processes, [["7", "sh -c x y"]]);
         assert!(select("CMD\nsh\n", &[7].into()).is_err());
+        let threads = select("PID TTY CMD\n7 ? a b\n- ? -\n8 ? c\n- ? -\n", &[7].into()).unwrap();
+        assert_eq!(threads.processes, [vec!["7", "?", "a b"], vec!["-", "?", "-"]]);
+        assert!(check_titles("-o pid=PID,cmd").is_ok());
+        assert!(check_titles("-o ppid=PID").is_err());
     }
 
     #[test]

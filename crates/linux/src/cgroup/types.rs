@@ -107,6 +107,8 @@ pub struct Stats {
     pub pids: PidsStats,
     /// Bytes moved per device and operation.
     pub blkio: Vec<BlkioEntry>,
+    /// Operations on block devices; v1 only, as with Docker.
+    pub blkio_operations: Option<Vec<BlkioEntry>>,
 }
 
 /// Processor time in nanoseconds.
@@ -166,8 +168,8 @@ pub struct BlkioEntry {
     pub major: u64,
     /// Minor number.
     pub minor: u64,
-    /// `read`, `write`, …, in lower case.
+    /// As the kernel has it on v1 (`Read`, `Write`, `Sync`, `Total`, …); `read` and `write` on v2.
     pub op: String,
-    /// Bytes.
+    /// Bytes, or operations.
     pub value: u64,
 }

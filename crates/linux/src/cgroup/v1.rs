@@ -256,10 +256,14 @@ pub(super) fn stats(dir: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Stats> {
         stats.pids = PidsStats { current, limit: if limit == u64::MAX { 0 } else { limit } };
     }
     if let Some(dir) = dir("blkio") {
-        let text = file::read(&dir.join("blkio.throttle.io_service_bytes_recursive"))
-            .or_else(|_| file::read(&dir.join("blkio.throttle.io_service_bytes")))
-            .unwrap_or_default();
-        stats.blkio = text.lines().filter_map(blkio_line).collect();
+        let read = |name: &str| -> Vec<BlkioEntry> {
+            let text = file::read(&dir.join(format!("blkio.throttle.{name}_recursive")))
+                .or_else(|_| file::read(&dir.join(format!("blkio.throttle.{name}"))))
+                .unwrap_or_default();
+            text.lines().filter_map(blkio_line).collect()
+        };
+        stats.blkio = read("io_service_bytes");
+        stats.blkio_operations = Some(read("io_serviced"));
     }
     Ok(stats)
 }
@@ -282,7 +286,7 @@ fn cpu_stats(dir: &Path) -> Result<CpuStats> {
 fn blkio_line(line: &str) -> Option<BlkioEntry> {
     let mut words = line.split_whitespace();
     let (major, minor) = words.next()?.split_once(':')?;
-    let op = words.next()?.to_lowercase();
+    let op = words.next()?.to_owned();
     let value = words.next()?.parse().ok()?;
     Some(BlkioEntry { major: major.parse().ok()?, minor: minor.parse().ok()?, op, value })
 }

@@ -266,6 +266,7 @@ pub(super) fn stats(dir: &Path) -> Result<Stats> {
             limit: number("pids.max").filter(|n| *n != u64::MAX).unwrap_or(0),
         },
         blkio: io.lines().flat_map(io_line).collect(),
+        blkio_operations: None,
     })
 }
 

@@ -1,12 +1,13 @@
 //! One sample of a container's figures.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use wharf_api::models::{
     ContainerBlkioStatEntry, ContainerBlkioStats, ContainerCpuStats, ContainerCpuUsage, ContainerMemoryStats,
     ContainerNetworkStats, ContainerPidsStats, ContainerStatsResponse, ContainerThrottlingData,
 };
 use wharf_engine::StatsView;
+use wharf_linux::cgroup::BlkioEntry;
 
 use crate::convert::{NEVER, filled};
 
@@ -59,11 +60,39 @@ fn memory(view: &StatsView) -> Option<ContainerMemoryStats> {
     Some(ContainerMemoryStats {
         usage: set(memory.usage),
         max_usage: set(memory.max_usage),
-        stats: Some(memory.stat.iter().map(|(name, value)| (name.clone(), *value)).collect()),
+        stats: Some(details(&memory.stat)),
         failcnt: set(memory.failcnt),
         limit: Some(limit),
         ..ContainerMemoryStats::default()
     })
+}
+
+/// What memory.stat tells. Of v1's Docker passes on these and no others, each also as a total.
+fn details(stat: &BTreeMap<String, u64>) -> HashMap<String, u64> {
+    const PASSED_ON: [&str; 15] = [
+        "active_anon",
+        "active_file",
+        "cache",
+        "dirty",
+        "inactive_anon",
+        "inactive_file",
+        "mapped_file",
+        "pgfault",
+        "pgmajfault",
+        "pgpgin",
+        "pgpgout",
+        "rss",
+        "rss_huge",
+        "unevictable",
+        "writeback",
+    ];
+    if !stat.contains_key("hierarchical_memory_limit") {
+        return stat.iter().map(|(name, value)| (name.clone(), *value)).collect();
+    }
+    let totals = PASSED_ON.map(|name| format!("total_{name}"));
+    let limits = ["hierarchical_memory_limit", "hierarchical_memsw_limit"];
+    let names = PASSED_ON.into_iter().chain(limits).chain(totals.iter().map(String::as_str));
+    names.map(|name| (name.to_owned(), stat.get(name).copied().unwrap_or(0))).collect()
 }
 
 fn pids(view: &StatsView) -> Option<ContainerPidsStats> {
@@ -73,15 +102,27 @@ fn pids(view: &StatsView) -> Option<ContainerPidsStats> {
 }
 
 fn blkio(view: &StatsView) -> Option<ContainerBlkioStats> {
-    let entries = view.cgroup.as_ref()?.blkio.iter().map(|entry| ContainerBlkioStatEntry {
-        major: Some(entry.major),
-        minor: Some(entry.minor),
-        op: Some(entry.op.clone()),
-        value: Some(entry.value),
-    });
+    let cgroup = view.cgroup.as_ref()?;
+    let entries = |list: &[BlkioEntry]| -> Vec<ContainerBlkioStatEntry> {
+        let entry = |entry: &BlkioEntry| ContainerBlkioStatEntry {
+            major: Some(entry.major),
+            minor: Some(entry.minor),
+            op: Some(entry.op.clone()),
+            value: Some(entry.value),
+        };
+        list.iter().map(entry).collect()
+    };
+    // On cgroup v1 Docker has empty lists for what the kernel does not tell any more, on v2 nothing.
+    let old = cgroup.blkio_operations.as_ref().map(|_| Vec::new());
     Some(ContainerBlkioStats {
-        io_service_bytes_recursive: Some(entries.collect()),
-        ..ContainerBlkioStats::default()
+        io_service_bytes_recursive: Some(entries(&cgroup.blkio)),
+        io_serviced_recursive: cgroup.blkio_operations.as_deref().map(entries),
+        io_queue_recursive: old.clone(),
+        io_service_time_recursive: old.clone(),
+        io_wait_time_recursive: old.clone(),
+        io_merged_recursive: old.clone(),
+        io_time_recursive: old.clone(),
+        sectors_recursive: old,
     })
 }
 

@@ -98,8 +98,12 @@ fn wait_result(result: wharf_engine::Result<WaitResult>) -> Bytes {
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 async fn stats(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+    let stream = query.flag_or("stream", true);
+    if stream && query.flag("one-shot") {
+        return Err(Failure::invalid("cannot have stream=true and one-shot=true"));
+    }
     let first = engine.stats(&name).await?;
-    if query.flag_or("stream", true) {
+    if stream {
         return Ok(stats_stream(engine, name, first));
     }
     if query.flag("one-shot") || first.cgroup.is_none() {

@@ -107,11 +107,8 @@ fn told(view: &Value) -> String {
         let verb = if ending.text("StartedAt").is_empty() { "did not start" } else { "ended" };
         let gone = if status.is_empty() { " (removed)" } else { "" };
         let code = ending.int("ExitCode");
-        text += &format!(
-            "{}{gone} {verb} {when} ago with {code} ({}):\n",
-            ending.text("Name"),
-            ending.text("Kind")
-        );
+        let (name, kind) = (ending.text("Name"), ending.text("Kind"));
+        text += &format!("{name}{gone} {verb}, {when} ago: {kind}, exit code {code}\n");
         text += &format!("{}\n", ending.text("Cause"));
         for line in ending.list("Evidence") {
             text += &format!("  - {}\n", line.as_str());
@@ -137,9 +134,9 @@ mod tests {
             {"Name":"web","Kind":"out-of-memory","Cause":"The kernel killed it.","Evidence":["exit code 137"],
              "Try":["more memory"],"ExitCode":137,"StartedAt":"2026-01-01T00:00:00Z","FinishedAt":"2026-01-01T00:00:01Z"}]}"#;
         let text = told(&Value::parse_json(view).unwrap());
-        assert!(text.starts_with("web (removed) ended "), "{text}");
+        assert!(text.starts_with("web (removed) ended, "), "{text}");
         assert!(text.ends_with(
-            "ago with 137 (out-of-memory):\nThe kernel killed it.\n  - exit code 137\n  try: more memory\n"
+            "ago: out-of-memory, exit code 137\nThe kernel killed it.\n  - exit code 137\n  try: more memory\n"
         ));
         let running = br#"{"Name":"web","Status":"running","RunningSince":"2026-01-01T00:00:00Z","OOMKills":2,"Endings":[]}"#;
         let text = told(&Value::parse_json(running).unwrap());
