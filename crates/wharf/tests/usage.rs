@@ -131,7 +131,9 @@ fn an_engine_that_is_not_there_is_named() {
         run.stderr,
         "Cannot connect to the Docker daemon at unix:///nonexistent/wharf.sock. Is the docker daemon running?\n"
     );
-    refused(&["-H", "nonsense", "ps"], 1, "unable to parse docker host `nonsense`");
+    let address =
+        "Failed to initialize: unable to resolve docker endpoint: invalid bind address format: foo://bar";
+    refused(&["-H", "foo://bar", "ps"], 1, address);
     refused(
         &["--context", "nosuch", "ps"],
         1,
