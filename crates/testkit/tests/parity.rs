@@ -107,8 +107,8 @@ macro_rules! sessions {
 }
 
 sessions![
-    archive, cgroup1, create, exec, image, lifecycle, limits, list, logdrivers, logs, network, run, system,
-    terminal, update, volume
+    archive, cgroup1, create, exec, image, lifecycle, limits, list, logdrivers, logs, mount, network, run,
+    system, terminal, update, volume
 ];
 
 #[test]

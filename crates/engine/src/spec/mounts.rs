@@ -431,11 +431,13 @@ fn volumes_from(engine: &Engine, text: &str) -> Result<Vec<MountRecord>> {
     if mode.no_copy || mode.ownership.is_some() || !mode.propagation.is_empty() {
         return Err(Error::Invalid(format!("invalid mode: {words}")));
     }
-    let container = engine.find(name)?;
+    // Not the sort of error that makes a client look for an image.
+    let container = engine.find(name).map_err(|error| Error::Invalid(error.to_string()))?;
     let mut mounts = container.record().mounts.clone();
     mounts.retain(|mount| mount.kind != MountKind::Tmpfs);
     for mount in &mut mounts {
         mount.read_only |= mode.read_only;
+        mount.mode.clear();
         // It belongs to the other container, whose removal must not wait for this one's.
         mount.anonymous = false;
         // What is in it is the other container's.

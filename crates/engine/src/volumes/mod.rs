@@ -178,7 +178,10 @@ impl Engine {
     /// [`Error::Invalid`] for another filter.
     pub async fn list_volumes(&self, filters: Filters) -> Result<VolumeList> {
         filters.check_keys(&["dangling", "driver", "label", "name"])?;
-        let dangling = filters.boolean("dangling")?;
+        let dangling = filters.boolean("dangling").map_err(|_| {
+            let given: Vec<&str> = filters.values("dangling").collect();
+            Error::Invalid(format!("invalid filter 'dangling=[{}]'", given.join(" ")))
+        })?;
         let mut list = self.all_volumes().await?;
         list.volumes.retain(|volume| {
             filters.matches_any("name", |value| name_matches(&volume.name, value))
