@@ -30,6 +30,10 @@ help:
 	@echo "make clients    install the Docker clients that the tests drive (done by make test, where their registries can be reached)"
 	@echo "make reference  prove the recorded sessions and the harness on the real Docker (../shared/peers)"
 	@echo "make kill       200 kill -9 of the engine among 20 busy containers"
+	@echo "make points     a death or failure at every change of every operation (F2, F3); POINTS=1/10 for a tenth"
+	@echo "make disturb    1,000 deaths of the engine among 100 containers with streams, then of every shim (F4)"
+	@echo "make leaks      20,000 runs, 20,000 execs, 5,000 aborted attaches, and what they leave (F5)"
+	@echo "make stuck      an hour of work beside everything that can be stuck (F9)"
 	@echo "make power      100 power cuts under loads, tags, removals and pulls, everything hashed again after each"
 	@echo "make bench      budgets P1 to P5 side by side with the peers; ONLY=P2 for one, writes docs/benchmarks.md"
 	@echo "make fuzz       every fuzz target for two minutes (needs a nightly compiler and cargo-fuzz)"
@@ -75,6 +79,23 @@ reference:
 kill:
 	cargo build --workspace
 	WHARF_TEST_KILLS=200 cargo test -p wharf-testkit --test kill -- --nocapture killing
+
+POINTS ?= all
+points:
+	cargo build --workspace
+	WHARF_TEST_POINTS=$(POINTS) cargo test -p wharf-testkit --test points -- --nocapture --test-threads 1
+
+disturb:
+	cargo build --workspace
+	WHARF_TEST_DISTURBANCES=1000 cargo test -p wharf-testkit --test disturbed -- --nocapture
+
+leaks:
+	cargo build --workspace
+	WHARF_TEST_LEAKS=20000 cargo test -p wharf-testkit --test leaks -- --nocapture --test-threads 1
+
+stuck:
+	cargo build --workspace
+	WHARF_TEST_STUCK=3600 cargo test -p wharf-testkit --test stuck -- --nocapture one_stuck
 
 power:
 	cargo build --workspace

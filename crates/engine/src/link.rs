@@ -52,16 +52,26 @@ impl Link {
 
     /// Asks and waits for the answer; a [`Reply::Error`] becomes `Err`.
     pub(crate) async fn ask(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
+        self.ask_within(DEADLINE, request, fds).await
+    }
+
+    /// The same for what a shim answers at once, with a deadline of the caller's.
+    pub(crate) async fn ask_within(
+        &self,
+        deadline: Duration,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Answer> {
         let seq = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.lock().insert(seq, sender);
-        let answer = tokio::time::timeout(DEADLINE, async {
+        let answer = tokio::time::timeout(deadline, async {
             self.send(&Envelope { seq, body: request }, fds).await?;
             receiver.await.map_err(|_| gone())
         });
         let answer = match answer.await {
             Ok(answer) => answer,
-            Err(_) => Err(Error::Deadline { what: "the shim's answer".into(), seconds: DEADLINE.as_secs() }),
+            Err(_) => Err(Error::Deadline { what: "the shim's answer".into(), seconds: deadline.as_secs() }),
         };
         if answer.is_err() {
             self.lock().remove(&seq);

@@ -1,11 +1,11 @@
 //! The one collector: what is removed, is removed here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -156,8 +156,9 @@ impl Inner {
     }
 
     pub(crate) fn discard_directory(&self, directory: i64) -> Result<()> {
-        self.trash.take(&self.place_of(directory))?;
+        let taken = self.trash.take(&self.place_of(directory));
         self.trash.empty_in_background();
+        taken?;
         Ok(())
     }
 
@@ -233,17 +234,27 @@ pub(crate) struct Trash {
 struct SharedTrash {
     path: PathBuf,
     state: Mutex<TrashState>,
+    /// Told when the worker has more to do than wait.
+    wake: Condvar,
     /// Held by the one who deletes: two would take the directories from under each other.
     deleting: Mutex<()>,
     /// The engine goes away: what is left is for the next start.
     stop: AtomicBool,
 }
 
+/// The first pause before a deletion that failed is tried again; doubled each time.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_LIMIT: Duration = Duration::from_secs(300);
+
 #[derive(Debug, Default)]
 struct TrashState {
     running: bool,
     /// Something came in since the worker last looked.
     again: bool,
+    /// Somebody waits for the worker to end.
+    hurry: bool,
+    /// Directories that could not be moved in yet.
+    strays: BTreeSet<PathBuf>,
 }
 
 impl Trash {
@@ -251,6 +262,7 @@ impl Trash {
         let shared = SharedTrash {
             path,
             state: Mutex::default(),
+            wake: Condvar::new(),
             deleting: Mutex::default(),
             stop: AtomicBool::new(false),
         };
@@ -261,13 +273,14 @@ impl Trash {
         &self.shared.path
     }
 
-    /// Moves a directory in; one that is not there is no error.
+    /// Moves a directory in; one that is not there is no error. What cannot be moved now is tried again with the next
+    /// deletion.
     pub(crate) fn take(&self, directory: &Path) -> Result<()> {
-        let Some(name) = directory.file_name() else { return Ok(()) };
-        match hostfs::rename(directory, &self.shared.path.join(name)) {
-            Err(error) if !error.is_not_found() => Err(error.into()),
-            _ => Ok(()),
+        let taken = self.shared.take(directory);
+        if taken.is_err() {
+            self.shared.lock().strays.insert(directory.to_path_buf());
         }
+        taken
     }
 
     pub(crate) fn empty_in_background(&self) {
@@ -276,6 +289,7 @@ impl Trash {
             let mut state = self.shared.lock();
             state.again = true;
             if state.running {
+                self.shared.wake.notify_all();
                 return;
             }
             state.running = true;
@@ -287,7 +301,12 @@ impl Trash {
             Ok(handle) => *worker = Some(handle),
             Err(error) => {
                 self.shared.lock().running = false;
-                tracing::warn!("cannot start deleting in the background, the next start will: {error}");
+                tracing::warn!(
+                    "cannot start deleting in the background, deleting in the foreground: {error}"
+                );
+                if let Err(error) = self.shared.delete_all() {
+                    tracing::warn!("cannot delete all of {}: {error}", self.shared.path.display());
+                }
             }
         }
     }
@@ -301,7 +320,10 @@ impl Trash {
     fn wait(&self) {
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(worker) = worker {
+            self.shared.lock().hurry = true;
+            self.shared.wake.notify_all();
             let _ = worker.join();
+            self.shared.lock().hurry = false;
         }
     }
 }
@@ -318,10 +340,28 @@ impl SharedTrash {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn take(&self, directory: &Path) -> Result<()> {
+        let Some(name) = directory.file_name() else { return Ok(()) };
+        match hostfs::rename(directory, &self.path.join(name)) {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes what comes in. After a failure it tries again, more and more seldom.
     fn work(&self) {
+        let mut pause = RETRY;
+        let mut failed = false;
         loop {
             {
                 let mut state = self.lock();
+                if failed && !self.stop.load(Ordering::Relaxed) {
+                    let waited =
+                        self.wake.wait_timeout_while(state, pause, |state| !state.again && !state.hurry);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    pause = (pause * 2).min(RETRY_LIMIT);
+                    state.again = !state.hurry;
+                }
                 if !state.again || self.stop.load(Ordering::Relaxed) {
                     state.running = false;
                     return;
@@ -329,18 +369,29 @@ impl SharedTrash {
                 state.again = false;
             }
             let deleted = self.delete_all();
+            failed = deleted.is_err();
             if self.stop.load(Ordering::Relaxed) {
                 continue;
             }
             if let Err(error) = deleted {
-                tracing::warn!("cannot delete all of {}: {error}", self.path.display());
+                tracing::warn!(
+                    "cannot delete all of {}, it will be tried again: {error}",
+                    self.path.display()
+                );
             }
         }
     }
 
     fn delete_all(&self) -> Result<()> {
         let _one = self.deleting.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut first_error = None;
+        let strays = std::mem::take(&mut self.lock().strays);
+        let (mut first_stray, mut first_error) = (None, None);
+        for stray in strays {
+            if let Err(error) = self.take(&stray) {
+                self.lock().strays.insert(stray);
+                first_stray.get_or_insert(error);
+            }
+        }
         let directory = hostfs::open_dir(&self.path)?;
         for name in hostfs::read_dir(&self.path)? {
             if let Err(error) = tree::remove_unless(directory.as_fd(), &name, &self.stop) {
@@ -348,6 +399,6 @@ impl SharedTrash {
                 first_error.get_or_insert(hostfs::Error { path, ..error });
             }
         }
-        first_error.map_or(Ok(()), |error| Err(error.into()))
+        first_error.map_or(first_stray.map_or(Ok(()), Err), |error| Err(error.into()))
     }
 }

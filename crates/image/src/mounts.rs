@@ -51,7 +51,9 @@ impl SnapshotMounts {
             }
         }
         let attributes = if writable { Attributes::default() } else { Attributes::READ_ONLY };
-        Ok(filesystem.mount(attributes).map_err(failed)?)
+        let tree =
+            if writable { filesystem.mount_writable(attributes) } else { filesystem.mount(attributes) };
+        Ok(tree.map_err(failed)?)
     }
 
     fn failed(&self, complaint: Option<String>, error: std::io::Error) -> hostfs::Error {

@@ -87,9 +87,10 @@ impl Inner {
             // A name must not come back after a power cut, least of all without its bytes.
             self.db.sync()?;
         }
-        self.write_index()?;
-        self.discard_layers(&remains.layers)?;
-        self.discard_blobs(&remains.blobs)
+        // The rows are gone: what can be removed goes, whatever cannot.
+        let done =
+            [self.write_index(), self.discard_layers(&remains.layers), self.discard_blobs(&remains.blobs)];
+        done.into_iter().collect()
     }
 }
 

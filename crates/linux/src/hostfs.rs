@@ -145,6 +145,16 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path).context("create directory", path)
 }
 
+/// Takes from a directory the rights that go beyond `mode`. One that everybody shares (sticky) stays as it is.
+pub fn tighten(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let found = fs::metadata(path).context("stat", path)?.permissions().mode() & 0o7777;
+    if found & 0o1000 != 0 || found & !mode & 0o777 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(found & mode)).context("change the mode of", path)
+}
+
 /// Opens a file for reading.
 pub fn open(path: &Path) -> Result<File> {
     File::open(path).context("open", path)

@@ -202,6 +202,21 @@ impl Filesystem {
         Ok(rustix::mount::fsmount(&self.context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
     }
 
+    /// The same for an overlay that is to be written to: one whose working directory finds no room is quietly made read-only
+    /// by the kernel, and here an error.
+    ///
+    /// # Errors
+    /// `ENOSPC` in that case.
+    pub fn mount_writable(&self, attributes: Attributes) -> io::Result<OwnedFd> {
+        let tree = self.mount(attributes)?;
+        let read_only = rustix::fs::StatVfsMountFlags::RDONLY;
+        let asked = attributes.0 & Attributes::READ_ONLY.0 != 0;
+        if !asked && rustix::fs::fstatvfs(&tree)?.f_flag.contains(read_only) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        Ok(tree)
+    }
+
     /// What the kernel has said about this file system: the reason of the last failure in words, if it gave one.
     pub fn complaint(&self) -> Option<String> {
         let mut message = [0; 512];

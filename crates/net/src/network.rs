@@ -173,6 +173,12 @@ impl Network {
         withdrawn
     }
 
+    /// Tells `listener`, from a thread of the network's, of containers that were detached and of which something is left:
+    /// they are to be detached again after a while.
+    pub fn on_failed_removal(&self, listener: impl Fn(&str) + Send + 'static) {
+        self.shared.removal.on_failure(Box::new(listener));
+    }
+
     /// Waits until nothing is left of every container that was detached.
     pub fn settle(&self) {
         self.shared.removal.wait();

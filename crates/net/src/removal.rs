@@ -31,6 +31,20 @@ pub(crate) struct Removal {
 struct Pending {
     leaving: Mutex<BTreeSet<String>>,
     changed: Condvar,
+    failed: Mutex<Failed>,
+}
+
+/// Takes the name of a container.
+type Listener = Box<dyn Fn(&str) + Send>;
+
+/// Who is told that a container could not be removed.
+#[derive(Default)]
+struct Failed(Option<Listener>);
+
+impl std::fmt::Debug for Failed {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Failed").field(&self.0.is_some()).finish()
+    }
 }
 
 impl Removal {
@@ -47,6 +61,11 @@ impl Removal {
             .spawn(move || work(&jobs, sockets, &records, &shared))
             .map_err(|source| failed(netlink::Error::Socket { call: "clone", source }))?;
         Ok(Self { queue, pending })
+    }
+
+    /// Tells `listener` of every container that could not be removed and has to be detached again.
+    pub(crate) fn on_failure(&self, listener: Listener) {
+        self.pending.failed().0 = Some(listener);
     }
 
     /// Marks a container as leaving: from now on the firewall is built without it. False if it is already.
@@ -88,6 +107,10 @@ impl Pending {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn failed(&self) -> MutexGuard<'_, Failed> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wait_while(&self, condition: impl Fn(&BTreeSet<String>) -> bool) {
         drop(self.changed.wait_while(self.lock(), |leaving| condition(leaving)));
     }
@@ -123,10 +146,14 @@ impl Sockets {
 
 fn work(jobs: &Receiver<Endpoint>, mut sockets: Sockets, records: &Records, pending: &Pending) {
     while let Ok(endpoint) = jobs.recv() {
-        // Nobody is there to return it to; the row keeps the rest for the next attach or reconcile.
-        if let Err(error) = sockets.remove(records, &endpoint) {
-            tracing::warn!(container = %endpoint.container, "{error}; the next start of the engine tries again");
-        }
+        // The row keeps the rest for the next detach, attach or reconcile.
+        let removed = sockets.remove(records, &endpoint);
         pending.done(&endpoint.container);
+        if let Err(error) = removed {
+            tracing::warn!(container = %endpoint.container, "{error}; it will be tried again");
+            if let Some(listener) = &pending.failed().0 {
+                listener(&endpoint.container);
+            }
+        }
     }
 }

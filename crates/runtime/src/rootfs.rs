@@ -253,7 +253,7 @@ fn overlay(base: &Path, lower: &[String], upper: &str, work: &str) -> std::resul
     for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off")] {
         let _unknown = filesystem.set(key, value);
     }
-    filesystem.mount(Attributes::default()).map_err(|e| {
+    filesystem.mount_writable(Attributes::default()).map_err(|e| {
         let why = filesystem.complaint().map_or_else(|| e.to_string(), |words| format!("{words} ({e})"));
         failed(&format!("mount in {}", base.display()), &why)
     })

@@ -33,7 +33,9 @@ async fn dispatch(routes: Router, authorization: Authorization, request: Request
             let target = request.uri().to_string();
             *request.uri_mut() = uri;
             request.extensions_mut().insert(Version(version));
-            authorization.guarded(routes, &target, request).await
+            let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+            let answer = async move { authorization.guarded(routes, &target, request).await };
+            if reads { answer.await } else { completed(answer).await }
         }
         Err(failure) => failure.into_response(),
     };
@@ -49,6 +51,16 @@ async fn dispatch(routes: Router, authorization: Authorization, request: Request
         }
     }
     response
+}
+
+/// Goes on with what changes something also when its client leaves in the middle: half of a start or of a removal is
+/// nothing anybody wants. What is streamed afterwards is the answer's body, and ends with the client.
+async fn completed(answer: impl Future<Output = Response> + Send + 'static) -> Response {
+    let answer = tokio::spawn(answer).await;
+    answer.unwrap_or_else(|error| {
+        Failure::from(wharf_engine::Error::System(format!("an internal task failed: {error}")))
+            .into_response()
+    })
 }
 
 /// Splits `/v1.44/info?x` into the version and `/info?x`.

@@ -8,6 +8,9 @@
 //!
 //! Locking: one connection behind a mutex; transactions are short and never wait for anything but the disk.
 //!
+//! A full disk: room for the log is taken from the disk in advance, so that what frees room, which has
+//! to be written down first, always finds some.
+//!
 //! Crash: `synchronous=NORMAL` with WAL keeps the file consistent over a power cut, at the price of possibly losing
 //! the newest transactions; a caller that has promised something to the outside calls [`Database::sync`].
 
@@ -68,6 +71,8 @@ impl Error {
 #[derive(Clone, Debug)]
 pub struct Database {
     connection: Arc<Mutex<Connection>>,
+    /// Where it is, unless in memory.
+    path: Option<Arc<Path>>,
 }
 
 impl Database {
@@ -87,7 +92,11 @@ impl Database {
             Ok(connection)
         };
         match open() {
-            Ok(connection) => Ok(Self { connection: Arc::new(Mutex::new(connection)) }),
+            Ok(connection) => {
+                reserve(path);
+                let path = Some(Arc::from(path));
+                Ok(Self { connection: Arc::new(Mutex::new(connection)), path })
+            }
             Err(source) => Err(Error::Open { path: path.to_owned(), source }),
         }
     }
@@ -99,7 +108,7 @@ impl Database {
     pub fn in_memory() -> Result<Self, Error> {
         let connection = Connection::open_in_memory()?;
         Self::prepare(&connection)?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), path: None })
     }
 
     fn prepare(connection: &Connection) -> rusqlite::Result<()> {
@@ -167,7 +176,11 @@ impl Database {
     /// # Errors
     /// [`Error::Sql`] when the disk refuses.
     pub fn sync(&self) -> Result<(), Error> {
-        self.lock().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        let connection = self.lock();
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        if let Some(path) = &self.path {
+            reserve(path);
+        }
         Ok(())
     }
 
@@ -175,6 +188,18 @@ impl Database {
         // A panic while the lock was held has rolled its transaction back: the connection is still good.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the log grows to before its content is moved into the file: a thousand pages with their headers.
+const LOG: u64 = 1000 * (4096 + 24) + 4096;
+
+/// Takes room from the disk for the log, beyond its end. A disk that is full already, or cannot do so, is found out when
+/// something is written. The database file itself is left alone: opening and closing it would end SQLite's locks.
+fn reserve(path: &Path) {
+    use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate, openat};
+    let log = path.with_extension("db-wal");
+    let file = openat(CWD, &log, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    let _best_effort = file.and_then(|file| fallocate(&file, FallocateFlags::KEEP_SIZE, 0, LOG));
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binaries::{binary, docker_cli};
+use crate::faults::Supervisor;
 use crate::leftovers::{Traces, address_in_use};
 use crate::{Api, Cli, PATIENCE, image, retry_until};
 
@@ -57,6 +58,8 @@ impl Slot {
 pub struct EngineBuilder {
     arguments: Vec<String>,
     data_root: Option<PathBuf>,
+    supervisor: Option<Supervisor>,
+    umask: Option<u32>,
 }
 
 impl EngineBuilder {
@@ -74,6 +77,20 @@ impl EngineBuilder {
         self
     }
 
+    /// Started by one that has this mask for new files.
+    #[must_use]
+    pub fn umask(mut self, mask: u32) -> Self {
+        self.umask = Some(mask);
+        self
+    }
+
+    /// Under supervision: it and its shims can be made to die or fail at any system call.
+    #[must_use]
+    pub fn supervised(mut self, supervisor: &Supervisor) -> Self {
+        self.supervisor = Some(supervisor.clone());
+        self
+    }
+
     /// Starts the engine and waits until it answers.
     ///
     /// # Panics
@@ -87,7 +104,8 @@ impl EngineBuilder {
         // Short: a socket's path has at most 107 bytes.
         let dir = tempfile::Builder::new().prefix("wt-").tempdir().expect("a temporary directory");
         let data_root = self.data_root.unwrap_or_else(|| dir.path().join("data"));
-        let engine = Engine { slot, dir, data_root, arguments: self.arguments, child: Mutex::new(None) };
+        let (arguments, supervisor, umask) = (self.arguments, self.supervisor, self.umask);
+        let engine = Engine { slot, dir, data_root, arguments, supervisor, umask, child: Mutex::new(None) };
         engine.start();
         engine
     }
@@ -100,6 +118,8 @@ pub struct Engine {
     dir: tempfile::TempDir,
     data_root: PathBuf,
     arguments: Vec<String>,
+    supervisor: Option<Supervisor>,
+    umask: Option<u32>,
     child: Mutex<Option<Child>>,
 }
 
@@ -122,7 +142,15 @@ impl Engine {
         assert!(child.is_none(), "the engine is already running");
         let log =
             File::options().create(true).append(true).open(self.log_path()).expect("a log in our directory");
-        let started = Command::new(binary("wharfd"))
+        let mut command = match self.umask {
+            None => Command::new(binary("wharfd")),
+            Some(mask) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", &format!("umask {mask:03o}; exec \"$0\" \"$@\"")]).arg(binary("wharfd"));
+                shell
+            }
+        };
+        command
             .arg("--data-root")
             .arg(&self.data_root)
             .arg("--exec-root")
@@ -131,10 +159,12 @@ impl Engine {
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor"))
-            .stderr(log)
-            .spawn()
-            .expect("wharfd runs");
-        let started = child.insert(started);
+            .stderr(log);
+        let started = match &self.supervisor {
+            Some(supervisor) => supervisor.spawn(&mut command),
+            None => command.spawn(),
+        };
+        let started = child.insert(started.expect("wharfd runs"));
         let api = self.api();
         retry_until("wharfd to answer", PATIENCE, || {
             let dead = started.try_wait().expect("a child of ours");
@@ -162,6 +192,21 @@ impl Engine {
     /// The engine's process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.lock().ok()?.as_ref().map(Child::id)
+    }
+
+    /// Waits for a process that was killed by others; false when it still runs.
+    pub fn has_died(&self) -> bool {
+        let mut child = self.child.lock().expect("as above");
+        let dead = child.as_mut().is_none_or(|child| child.try_wait().expect("a child of ours").is_some());
+        if dead {
+            *child = None;
+        }
+        dead
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     /// The scratch directory; tests may put files of their own into it.

@@ -82,7 +82,7 @@ fn cgroups() -> BTreeSet<PathBuf> {
 }
 
 /// Names in a directory; none when it cannot be read (it may just have gone).
-fn entries(dir: &Path) -> Vec<String> {
+pub(crate) fn entries(dir: &Path) -> Vec<String> {
     let list = fs::read_dir(dir).into_iter().flatten().flatten();
     list.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
@@ -120,7 +120,7 @@ fn processes_mentioning(needle: &str) -> Vec<(i32, String)> {
     all_processes().filter(|(pid, line)| *pid != own && line.contains(needle)).collect()
 }
 
-fn all_processes() -> impl Iterator<Item = (i32, String)> {
+pub(crate) fn all_processes() -> impl Iterator<Item = (i32, String)> {
     entries(Path::new("/proc")).into_iter().filter_map(|name| {
         let pid = name.parse().ok()?;
         let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;

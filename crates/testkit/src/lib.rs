@@ -5,6 +5,7 @@
 //!   rule or process that is left fails the test.
 //! - [`Reference`]: the real Docker Engine, switched on by `WHARF_TEST_REFERENCE`. A black-box test is believed once it
 //!   has passed there.
+//! - [`faults`]: deaths and failures at a chosen system call; [`census`]: what an engine has lying around while it runs.
 //! - [`Cli`], [`Api`]: the two ways in, with deadlines.
 //! - [`transcript`]: command-line sessions with their recorded output, compared after [`normalise`].
 //! - [`image`]: small images made on the spot from the machine's static busybox.
@@ -18,16 +19,19 @@
 
 mod api;
 mod binaries;
+pub mod census;
 mod cli;
 mod disk;
 mod docker_registry;
 mod engine;
+pub mod faults;
 pub mod image;
 pub mod leftovers;
 pub mod normalise;
 pub mod random;
 mod reference;
 mod registry;
+pub mod silent;
 pub mod transcript;
 mod volume_plugin;
 mod wait;

@@ -146,6 +146,10 @@ impl Run {
             End::ByItself => {}
             End::Stopped | End::Killed => self.watch(&id, Duration::from_millis(random.between(100, 3000))),
         }
+        if end == End::Stopped {
+            // A shell that has not come to its trap yet ignores the signal, as the first process of a container.
+            wait_until("the first line", PATIENCE, || !self.log(&id).is_empty());
+        }
         match end {
             End::ByItself => {}
             // 304: the first attempt stopped it. 409: it is not running any more.

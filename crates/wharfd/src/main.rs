@@ -43,8 +43,9 @@ const QUIET: Duration = Duration::from_secs(5);
 const SHUTDOWN_MARGIN: Duration = Duration::from_secs(12);
 /// The first descriptor after the standard streams.
 const FIRST_DESCRIPTOR: u32 = 3;
-/// Threads for kernel and disk work at the most; idle ones end.
-const BLOCKING_THREADS: usize = 64;
+/// Threads for kernel and disk work at the most; idle ones end. Far more than do something at the same time: one that
+/// waits for a dead disk or a slow client is lost to the others.
+const BLOCKING_THREADS: usize = 512;
 
 fn main() -> ExitCode {
     match Flags::read().and_then(run) {

@@ -119,6 +119,7 @@ impl Engine {
             finished_at: None,
             restart_count: 0,
             stopped_by_hand: false,
+            remove_volumes: false,
             endpoint: None,
             oom_kills: 0,
             ending: None,

@@ -45,6 +45,7 @@ mod tree;
 mod update;
 mod wait;
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -111,6 +112,10 @@ pub(crate) struct Inner {
     pub(crate) shim: OwnedFd,
     /// Runs that have ended and are still being cleaned up; their containers may be forgotten already.
     pub(crate) cleanups: watch::Sender<usize>,
+    /// Turns at the files of all containers; see [`tree`].
+    pub(crate) looks: Arc<tokio::sync::Semaphore>,
+    /// Containers of which something is left that could not be removed yet.
+    pub(crate) remains: Mutex<BTreeSet<ContainerId>>,
     /// Set at shutdown: exits are left for the next engine, nothing is restarted.
     pub(crate) closing: watch::Sender<bool>,
 }
@@ -146,6 +151,8 @@ pub(crate) struct Container {
     /// Its files: shared by those who read them or go through its running overlay, alone for who mounts them anew.
     /// Taken after `change` where both are.
     pub(crate) files: Arc<tokio::sync::RwLock<()>>,
+    /// Turns at its files; see [`tree`].
+    pub(crate) looks: Arc<tokio::sync::Semaphore>,
     record: Mutex<Record>,
     link: Mutex<Option<Arc<Link>>>,
     pub(crate) progress: watch::Sender<Progress>,
@@ -161,6 +168,7 @@ impl Container {
             id: record.id.clone(),
             change: tokio::sync::Mutex::new(()),
             files: Arc::default(),
+            looks: tree::turns_of_one(),
             progress: watch::Sender::new(Progress { exit, ..Progress::default() }),
             record: Mutex::new(record),
             link: Mutex::new(None),
@@ -205,6 +213,7 @@ impl Engine {
     /// When a directory cannot be made, the state is damaged, or the shim's program is missing.
     pub async fn open(config: EngineConfig) -> Result<Self> {
         let engine = blocking(move || Self::open_files(config)).await?;
+        engine.retry_removals();
         engine.recover().await?;
         Ok(engine)
     }
@@ -212,12 +221,17 @@ impl Engine {
     fn open_files(config: EngineConfig) -> Result<Self> {
         use wharf_linux::hostfs;
         // Nobody but root walks into layers and volumes; members of the group may reach what is world-readable.
-        hostfs::create_dir_all(&config.data_root, 0o710)?;
-        hostfs::create_dir_all(&config.exec_root, 0o711)?;
-        for directory in [config.containers_dir(), config.volumes_dir()] {
-            hostfs::create_dir_all(&directory, 0o710)?;
+        // An earlier program, or a hand, may have left them looser.
+        for (directory, mode) in [
+            (&config.data_root, 0o710),
+            (&config.exec_root, 0o711),
+            (&config.containers_dir(), 0o710),
+            (&config.volumes_dir(), 0o710),
+            (&config.run_dir(), 0o700),
+        ] {
+            hostfs::create_dir_all(directory, mode)?;
+            hostfs::tighten(directory, mode)?;
         }
-        hostfs::create_dir_all(&config.run_dir(), 0o700)?;
         let db = Database::open(&config.data_root.join("state.db"))?;
         db.migrate("engine", record::STEPS)?;
         db.migrate("why", why::STEPS)?;
@@ -267,6 +281,8 @@ impl Engine {
                 packer: Packer::default(),
                 shim,
                 cleanups: watch::Sender::new(0),
+                looks: tree::turns(),
+                remains: Mutex::default(),
                 closing: watch::Sender::new(false),
             }),
         })

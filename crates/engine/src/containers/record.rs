@@ -17,6 +17,8 @@ pub(super) const STEPS: &[&str] = &[
     "CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
      CREATE TABLE volumes (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
      CREATE TABLE engine (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;",
+    // Anonymous volumes of containers whose rows are gone: to be removed, also by the next engine.
+    "CREATE TABLE orphans (volume TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;",
 ];
 
 /// How far a container has come.
@@ -135,6 +137,9 @@ pub(crate) struct Record {
     /// How its health check went.
     #[serde(default)]
     pub(crate) health: Option<Box<crate::health::HealthState>>,
+    /// With [`Phase::Removing`]: its anonymous volumes go, too.
+    #[serde(default)]
+    pub(crate) remove_volumes: bool,
 }
 
 impl Record {
@@ -147,6 +152,11 @@ impl Record {
     pub(crate) fn command(&self) -> Vec<String> {
         let entrypoint = self.spec.entrypoint.iter().flatten();
         entrypoint.chain(self.spec.cmd.iter().flatten()).cloned().collect()
+    }
+
+    /// The volumes that were made for it alone.
+    pub(crate) fn anonymous_volumes(&self) -> Vec<String> {
+        self.mounts.iter().filter(|mount| mount.anonymous).map(|mount| mount.volume.clone()).collect()
     }
 
     /// Attributes every event of the container carries.
@@ -195,9 +205,32 @@ fn write(db: &Database, record: &Record, statement: &str) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn delete(db: &Database, id: &ContainerId) -> Result<()> {
+/// Deletes a container's row, and writes down which volumes go with it.
+pub(super) fn delete(db: &Database, id: &ContainerId, orphans: &[String]) -> Result<()> {
     db.write(|tx| -> std::result::Result<(), wharf_state::Error> {
         tx.prepare_cached("DELETE FROM containers WHERE id = ?1")?.execute([id.as_str()])?;
+        for volume in orphans {
+            tx.prepare_cached("INSERT OR IGNORE INTO orphans (volume) VALUES (?1)")?.execute([volume])?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// The volumes that an earlier engine did not get to remove.
+pub(super) fn orphans(db: &Database) -> Result<Vec<String>> {
+    let names = db.read(|connection| -> std::result::Result<_, wharf_state::Error> {
+        let mut statement = connection.prepare("SELECT volume FROM orphans")?;
+        let names = statement.query_map([], |row| row.get(0))?;
+        Ok(names.collect::<std::result::Result<_, _>>()?)
+    })?;
+    Ok(names)
+}
+
+/// An orphan is gone, or somebody uses it.
+pub(super) fn orphan_done(db: &Database, volume: &str) -> Result<()> {
+    db.write(|tx| -> std::result::Result<(), wharf_state::Error> {
+        tx.prepare_cached("DELETE FROM orphans WHERE volume = ?1")?.execute([volume])?;
         Ok(())
     })?;
     Ok(())

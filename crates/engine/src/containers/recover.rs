@@ -1,7 +1,8 @@
 //! What an engine does when it opens: takes over what runs, learns what ended, finishes or undoes what was half made.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -9,6 +10,7 @@ use wharf_linux::cgroup::Cgroup;
 use wharf_linux::{hostfs, seqpacket};
 use wharf_model::ContainerId;
 use wharf_model::spec::RestartName;
+use wharf_net::Endpoint;
 use wharf_shim::protocol::{EXIT_FILE, ExitRecord, Reply, Request, SOCKET_FILE, ShimState, VERSION};
 
 use super::supervise::{Ended, remove_cgroup};
@@ -16,7 +18,10 @@ use super::{Container, Phase, lingering, record};
 use crate::blocking::blocking;
 use crate::link::{Events, Link};
 use crate::why::Cause;
-use crate::{Engine, Result};
+use crate::{Engine, Error, Result};
+
+/// How long a shim may take to say who it is: it has nothing else to do, and the start of the engine waits for it.
+const HELLO_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What a container is found to be.
 enum Found {
@@ -67,9 +72,13 @@ impl Engine {
             Ok(())
         })
         .await?;
+        let network = self.inner.network.clone();
+        let endpoints = blocking(move || Ok(network.endpoints()?)).await.unwrap_or_default();
+        let mut endpoints: HashMap<String, Endpoint> =
+            endpoints.into_iter().map(|endpoint| (endpoint.container.clone(), endpoint)).collect();
         let mut due = Vec::new();
         for (container, found) in containers.into_iter().zip(found) {
-            self.settle(&container, found).await;
+            self.settle(&container, found, &mut endpoints).await;
             let (restarting, at) = {
                 let record = container.record();
                 (record.phase == Phase::Restarting, record.restart_at)
@@ -80,6 +89,9 @@ impl Engine {
                 false => {}
             }
         }
+        let engine = self.clone();
+        let orphans = blocking(move || record::orphans(&engine.inner.db)).await?;
+        self.remove_orphans(orphans).await;
         self.clone().bring_back(due);
         Ok(())
     }
@@ -92,10 +104,20 @@ impl Engine {
         let run_dir = self.inner.config.run_dir().join(container.id.as_str());
         let socket = run_dir.join(SOCKET_FILE);
         let connected = blocking(move || Ok(seqpacket::connect(&socket)?)).await.and_then(Link::new);
-        if let Ok((link, events)) = connected
-            && let Ok((Reply::Hello { pid, state, started_at_ns, .. }, _)) =
-                link.ask(Request::Hello { version: VERSION }, &[]).await
-        {
+        if let Ok((link, events)) = connected {
+            let hello = link.ask_within(HELLO_DEADLINE, Request::Hello { version: VERSION }, &[]).await;
+            let (pid, state, started_at_ns) = match hello {
+                Ok((Reply::Hello { pid, state, started_at_ns, .. }, _)) => (pid, state, started_at_ns),
+                // It is there, and so is what it watches over. It may answer later, and is told apart from a dead one.
+                Err(Error::Deadline { .. }) if container.record().is_running() => {
+                    tracing::warn!(container = %container.id, "its shim does not answer; the container is taken to run as recorded");
+                    let record = container.record();
+                    let started =
+                        record.started_at.map_or(0, |at| i64::try_from(at.as_nanosecond()).unwrap_or(0));
+                    return Found::Running { link, events, pid: record.pid, started_at_ns: started };
+                }
+                _ => return self.look_at_remains(container).await,
+            };
             match state {
                 ShimState::Running => return Found::Running { link, events, pid, started_at_ns },
                 // It wrote its record before it said this.
@@ -105,6 +127,12 @@ impl Engine {
                 }
             }
         }
+        self.look_at_remains(container).await
+    }
+
+    /// Finds out about one container that no shim tells about.
+    async fn look_at_remains(&self, container: &Arc<Container>) -> Found {
+        let run_dir = self.inner.config.run_dir().join(container.id.as_str());
         let recorded_running = container.record().is_running();
         let run_dir_exists = run_dir.is_dir();
         let exit = blocking(move || {
@@ -118,14 +146,7 @@ impl Engine {
             _ if !recorded_running => {
                 // Engine and shim may have been killed together in the middle of a start.
                 if run_dir_exists {
-                    let path = self.cgroup_path(&container.record());
-                    let _swept = blocking(move || {
-                        if let Ok(cgroup) = Cgroup::open(&path) {
-                            remove_cgroup(&cgroup);
-                        }
-                        Ok(())
-                    })
-                    .await;
+                    self.sweep_cgroup(container).await;
                 }
                 Found::AsRecorded
             }
@@ -148,14 +169,15 @@ impl Engine {
         super::start::timestamp(exit.status.finished_at_ns) > known
     }
 
-    async fn settle(&self, container: &Arc<Container>, found: Found) {
+    async fn settle(
+        &self,
+        container: &Arc<Container>,
+        found: Found,
+        endpoints: &mut HashMap<String, Endpoint>,
+    ) {
         match found {
             Found::Running { link, events, pid, started_at_ns } => {
-                let endpoints = self.inner.network.clone();
-                let id = container.id.to_string();
-                let endpoint =
-                    blocking(move || Ok(endpoints.endpoints()?.into_iter().find(|e| e.container == id)));
-                let endpoint = endpoint.await.unwrap_or_default();
+                let endpoint = endpoints.remove(container.id.as_str());
                 let frozen = self.with_cgroup(container, |cgroup| cgroup.frozen()).await.unwrap_or(false);
                 {
                     let mut record = container.record();
@@ -196,7 +218,7 @@ impl Engine {
 
     /// A container that did not run: finishes its removal, or starts it if its policy says so.
     async fn settle_resting(&self, container: &Arc<Container>) {
-        let (phase, remove, restart) = {
+        let (phase, remove, volumes, restart) = {
             let record = container.record();
             let policy = record.spec.host.restart_policy.name;
             // `always` comes back with the engine even if a person had stopped it.
@@ -207,10 +229,11 @@ impl Engine {
                 Phase::Exited => wanted,
                 _ => false,
             };
-            (record.phase, record.spec.host.auto_remove && record.phase == Phase::Exited, restart)
+            let auto = record.spec.host.auto_remove;
+            (record.phase, auto && record.phase == Phase::Exited, auto || record.remove_volumes, restart)
         };
         if phase == Phase::Removing || remove {
-            if let Err(error) = self.remove(container, true).await {
+            if let Err(error) = self.remove(container, volumes).await {
                 tracing::error!(container = %container.id, %error, "cannot finish the container's removal");
             }
         } else if restart {

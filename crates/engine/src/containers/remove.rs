@@ -1,14 +1,21 @@
 //! `rm`: the row says so first, then the files go, then the row.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+use wharf_linux::cgroup::Cgroup;
 use wharf_linux::hostfs;
 use wharf_model::ContainerId;
 use wharf_shim::protocol::Purpose;
 
+use super::supervise::remove_cgroup;
 use super::{Container, Phase, record};
 use crate::blocking::blocking;
 use crate::{Engine, Error, Result};
+
+/// The first pause before what could not be removed is tried again; doubled each time.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_LIMIT: Duration = Duration::from_secs(300);
 
 impl Engine {
     /// Removes a container; with `force` a running one is killed, with `volumes` its anonymous volumes go, too.
@@ -58,39 +65,44 @@ impl Engine {
             // `--rm` was quicker.
             return Ok(());
         }
-        container.record().phase = Phase::Removing;
+        let before = {
+            let mut record = container.record();
+            record.remove_volumes = volumes;
+            std::mem::replace(&mut record.phase, Phase::Removing)
+        };
         container.progress.send_modify(|progress| progress.restarting = false);
-        self.save(container).await?;
+        if let Err(error) = self.save(container).await {
+            // Nothing has happened to it, and the answer says why.
+            container.record().phase = before;
+            return Err(error);
+        }
         self.settled(container).await?;
         if container.progress.borrow().removed {
             return Ok(());
         }
-        self.forget(container).await;
+        self.forget(container, volumes).await?;
         self.remove_remains(container, volumes).await;
         Ok(())
     }
 
-    /// Takes a container out of every list and deletes its row. What it leaves on disk is garbage from here on.
-    pub(super) async fn forget(&self, container: &Arc<Container>) {
+    /// Takes a container out of every list and deletes its row. What it leaves on disk is garbage from here on; with
+    /// `volumes` so are its anonymous volumes, which the same transaction writes down.
+    pub(super) async fn forget(&self, container: &Arc<Container>, volumes: bool) -> Result<()> {
         let (db, id) = (self.inner.db.clone(), container.id.clone());
-        if let Err(error) = blocking(move || record::delete(&db, &id)).await {
-            tracing::error!(container = %container.id, %error, "cannot delete the container's row; the next start will");
-        }
+        let orphans = if volumes { container.record().anonymous_volumes() } else { Vec::new() };
+        blocking(move || record::delete(&db, &id, &orphans)).await?;
         self.inner.execs.forget_container(&container.id);
         self.inner.containers.remove(container);
         self.emit(container, "destroy", &[]);
         container.progress.send_modify(|progress| progress.removed = true);
+        Ok(())
     }
 
     /// Removes the files of a container that is forgotten. Goes on after an error and reports each.
     pub(super) async fn remove_remains(&self, container: &Arc<Container>, volumes: bool) {
         self.end_log(container).await;
         let (engine, id) = (self.clone(), container.id.clone());
-        let mut anonymous: Vec<String> = Vec::new();
-        if volumes {
-            let record = container.record();
-            anonymous.extend(record.mounts.iter().filter(|m| m.anonymous).map(|m| m.volume.clone()));
-        }
+        let orphans = if volumes { container.record().anonymous_volumes() } else { Vec::new() };
         let removed = blocking(move || {
             engine.remove_files(&id);
             Ok(())
@@ -98,20 +110,42 @@ impl Engine {
         if let Err(error) = removed.await {
             tracing::error!(container = %container.id, %error, "cannot remove what the container left");
         }
-        for volume in anonymous {
-            // Another container may use it by `--volumes-from`: then it stays.
-            if let Err(error) = self.remove_volume(&volume, true).await {
-                tracing::debug!(volume, %error, "an anonymous volume stays");
+        self.remove_orphans(orphans).await;
+    }
+
+    /// Removes the anonymous volumes of containers that are gone; what does not go now is left for the next engine.
+    pub(super) async fn remove_orphans(&self, volumes: Vec<String>) {
+        for volume in volumes {
+            match self.remove_volume(&volume, true).await {
+                // Another container may use it by `--volumes-from`: then it stays.
+                Ok(()) | Err(Error::Conflict(_)) => {
+                    let (db, volume) = (self.inner.db.clone(), volume);
+                    if let Err(error) = blocking(move || record::orphan_done(&db, &volume)).await {
+                        tracing::warn!(%error, "cannot forget that a volume was to be removed");
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(volume, %error, "cannot remove an anonymous volume; the next start will");
+                }
             }
         }
     }
 
-    /// Removes directories and snapshot of a container id.
+    /// Removes directories and snapshot of a container id; what cannot be removed now is tried again later.
     pub(super) fn remove_files(&self, id: &ContainerId) {
+        if !self.try_remove_files(id) {
+            self.remove_later(id);
+        }
+    }
+
+    /// The same once; true when all is gone.
+    fn try_remove_files(&self, id: &ContainerId) -> bool {
         let config = &self.inner.config;
+        let mut gone = true;
         for directory in [config.run_dir(), config.containers_dir()] {
             if let Err(error) = hostfs::remove_dir_all(&directory.join(id.as_str())) {
                 tracing::error!(container = %id, %error, "cannot remove a container's directory");
+                gone = false;
             }
         }
         let own = |key: &String| key.split('.').next() == Some(id.as_str());
@@ -119,7 +153,83 @@ impl Engine {
         for key in snapshots.iter().filter(|key| own(key)) {
             if let Err(error) = self.inner.images.remove_snapshot(key) {
                 tracing::error!(container = %id, %error, "cannot remove a container's snapshot");
+                gone = false;
             }
         }
+        gone
+    }
+
+    /// Tries again to remove what is left of a container, more and more seldom, until nothing is. Must be called inside
+    /// the async runtime or on its blocking pool.
+    pub(super) fn remove_later(&self, id: &ContainerId) {
+        let fresh = self.inner.remains.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !fresh {
+            return;
+        }
+        let (engine, id) = (self.clone(), id.clone());
+        runtime.spawn(async move {
+            let mut pause = RETRY;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_LIMIT);
+                if *engine.inner.closing.borrow() {
+                    return;
+                }
+                if engine.remove_again(&id).await {
+                    engine.inner.remains.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Has what the network could not take down tried again, too.
+    pub(super) fn retry_removals(&self) {
+        let (inner, runtime) = (Arc::downgrade(&self.inner), tokio::runtime::Handle::current());
+        self.inner.network.on_failed_removal(move |container| {
+            if let (Some(inner), Ok(id)) = (inner.upgrade(), container.parse()) {
+                let _inside = runtime.enter();
+                Engine { inner }.remove_later(&id);
+            }
+        });
+    }
+
+    /// True when nothing is left to do.
+    async fn remove_again(&self, id: &ContainerId) -> bool {
+        let container = self.inner.containers.find(id.as_str()).ok();
+        if let Some(container) = &container {
+            let removing = container.record().phase == Phase::Removing;
+            let volumes = container.record().remove_volumes || container.record().spec.host.auto_remove;
+            if removing && self.remove(container, volumes).await.is_err() {
+                return false;
+            }
+            // A new run's address and control group are its own. One that begins meanwhile holds the lock.
+            let Ok(_change) = container.change.try_lock() else { return false };
+            if !removing && container.progress.borrow().busy {
+                return true;
+            }
+            self.sweep_cgroup(container).await;
+            return self.detached(id).await;
+        }
+        let (engine, gone) = (self.clone(), id.clone());
+        let removed = blocking(move || {
+            if let Ok(cgroup) = Cgroup::open(&format!("{}/{gone}", engine.inner.config.cgroup_parent())) {
+                remove_cgroup(&cgroup);
+            }
+            Ok(engine.try_remove_files(&gone))
+        });
+        removed.await.unwrap_or(false) && self.detached(id).await
+    }
+
+    /// Takes a container off the network; true when nothing of it is left there.
+    async fn detached(&self, id: &ContainerId) -> bool {
+        let (network, id) = (self.inner.network.clone(), id.clone());
+        let done = blocking(move || {
+            network.detach(id.as_str())?;
+            network.settle();
+            Ok(!network.endpoints()?.iter().any(|endpoint| endpoint.container == id.as_str()))
+        });
+        done.await.unwrap_or(false)
     }
 }

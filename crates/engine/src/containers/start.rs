@@ -106,8 +106,10 @@ impl Engine {
             }
             Err(error) => {
                 link.close();
-                // Its end is the proof that everything it made is gone.
+                // Its end is the proof that everything it made is gone, unless somebody killed it.
                 reap(child).await;
+                self.sweep_cgroup(container).await;
+                self.detach(container).await;
                 Err(error)
             }
         }
@@ -142,13 +144,7 @@ impl Engine {
         };
         match opened.await {
             Ok(at_ns) => Ok(Started { pid, at_ns, endpoint: attached.map(|attached| attached.endpoint) }),
-            Err(error) => {
-                let (network, id) = (self.inner.network.clone(), container.id.clone());
-                if let Err(undo) = blocking(move || Ok(network.detach(id.as_str())?)).await {
-                    tracing::warn!(container = %container.id, error = %undo, "cannot undo the network of a failed start");
-                }
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 

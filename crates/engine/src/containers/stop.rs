@@ -1,11 +1,13 @@
 //! `stop`, `kill`, `restart`, `pause`, `unpause`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_linux::cgroup::Cgroup;
+use wharf_linux::hostfs;
 use wharf_model::signal;
-use wharf_shim::protocol::{Purpose, Request};
+use wharf_shim::protocol::{PID_FILE, Purpose, Request};
 
 use super::{Container, Phase};
 use crate::blocking::blocking;
@@ -15,7 +17,11 @@ use crate::{Engine, Error, Result};
 /// Seconds between the stop signal and `SIGKILL`, unless told otherwise.
 const GRACE: i64 = 10;
 /// How long a killed container may take to end.
-const KILL_DEADLINE: Duration = Duration::from_secs(10);
+const KILL_DEADLINE: Duration = Duration::from_secs(4);
+/// How long a shim may take to pass a signal on.
+const SIGNAL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a shim may take for what it does at once. All that [`Engine::force`] waits for stays below 15 seconds.
+const SHIM_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Asks a container to end, and kills it after `timeout_seconds` (negative: never).
@@ -70,10 +76,12 @@ impl Engine {
             let number = signal::parse(wished).unwrap_or(signal::TERM);
             (number, timeout.or(record.spec.stop_timeout).unwrap_or(GRACE))
         };
-        self.send_signal(container, stop_signal, purpose).await?;
-        let grace = match u64::try_from(timeout) {
-            Ok(seconds) => Some(Duration::from_secs(seconds)),
-            Err(_) => None,
+        let grace = match (self.send_signal(container, stop_signal, purpose).await, u64::try_from(timeout)) {
+            // Who does not hear the signal needs no time to follow it.
+            (Err(Error::Deadline { .. }), _) => Some(Duration::ZERO),
+            (Err(error), _) => return Err(error),
+            (Ok(()), Ok(seconds)) => Some(Duration::from_secs(seconds)),
+            (Ok(()), Err(_)) => None,
         };
         if !self.wait_end(container, grace).await {
             self.force(container, purpose).await?;
@@ -83,29 +91,43 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends a container by force and waits for it.
+    /// Ends a container by force and waits for it, but never for long: first by its shim, then by its control group,
+    /// at last by ending a shim that says nothing although nobody is left for it to watch over.
     pub(crate) async fn force(&self, container: &Arc<Container>, purpose: Purpose) -> Result<()> {
-        if let Err(error) = self.send_signal(container, signal::KILL, purpose).await {
-            tracing::warn!(container = %container.id, %error, "cannot kill by the shim; killing the control group");
+        let asked =
+            tokio::time::timeout(SHIM_DEADLINE, self.send_signal(container, signal::KILL, purpose)).await;
+        let answered = matches!(asked, Ok(Ok(())));
+        if !answered {
+            tracing::warn!(container = %container.id, "its shim does not take a signal; killing the control group");
         }
-        if self.wait_death(container).await {
+        if answered && self.wait_death(container).await {
             return Ok(());
         }
         let path = self.cgroup_path(&container.record());
-        blocking(move || {
-            Cgroup::open(&path)
-                .and_then(|cgroup| cgroup.kill_all())
-                .map_err(|error| Error::System(error.to_string()))
-        })
-        .await?;
-        if self.wait_end(container, Some(KILL_DEADLINE)).await {
-            return Ok(());
+        let emptied = blocking(move || {
+            let emptied = Cgroup::open(&path).and_then(|cgroup| {
+                cgroup.kill_all()?;
+                cgroup.wait_empty(SHIM_DEADLINE)
+            });
+            emptied.map_err(|error| Error::System(error.to_string()))
+        });
+        let emptied = tokio::time::timeout(KILL_DEADLINE, emptied).await;
+        if matches!(emptied, Ok(Ok(true))) {
+            if self.wait_end(container, Some(SHIM_DEADLINE)).await {
+                return Ok(());
+            }
+            let run_dir = self.inner.config.run_dir().join(container.id.as_str());
+            let (shim, id) = (run_dir.join(PID_FILE), container.id.clone());
+            tracing::warn!(%id, "nothing is left in the container and its shim says nothing; killing the shim");
+            blocking(move || kill_shim(&shim, id.as_str())).await?;
+            if self.wait_end(container, Some(SHIM_DEADLINE)).await {
+                return Ok(());
+            }
         }
         Err(Error::System(format!(
-            "could not kill container {}: it did not end in {} seconds after SIGKILL; a process in it is stuck in the \
-             kernel",
+            "could not kill container {}: it did not end after SIGKILL; a process in it is stuck in the kernel, such as on \
+             a file system that does not answer",
             container.id.short(),
-            2 * KILL_DEADLINE.as_secs()
         )))
     }
 
@@ -143,7 +165,7 @@ impl Engine {
         let Ok(link) = container.running_link() else { return Ok(()) };
         let paused = container.record().phase == Phase::Paused;
         let request = Request::Signal { exec: None, signal: number, purpose };
-        let sent = link.ask(request, &[]).await.and_then(expect_ok);
+        let sent = link.ask_within(SIGNAL_DEADLINE, request, &[]).await.and_then(expect_ok);
         self.emit(container, "kill", &[("signal", number.to_string())]);
         if paused && matches!(number, signal::KILL | signal::TERM) {
             self.thaw(container).await?;
@@ -151,6 +173,8 @@ impl Engine {
         match sent {
             // It ended meanwhile: as good as the signal.
             Err(Error::Conflict(_)) => Ok(()),
+            // Its shim died, and it with its shim; the supervisor is about to say so.
+            Err(Error::Unavailable(_)) if self.wait_end(container, Some(SHIM_DEADLINE)).await => Ok(()),
             other => other,
         }
     }
@@ -182,7 +206,12 @@ impl Engine {
             container.record().stopped_by_hand = true;
             self.save(&container).await?;
         }
-        self.send_signal(&container, number, Purpose::Kill).await?;
+        match self.send_signal(&container, number, Purpose::Kill).await {
+            Err(Error::Deadline { .. }) if number == signal::KILL => {
+                self.force(&container, Purpose::Kill).await?
+            }
+            other => other?,
+        }
         if number == signal::KILL && !self.wait_death(&container).await {
             self.force(&container, Purpose::Kill).await?;
         }
@@ -301,6 +330,23 @@ impl Engine {
         })
         .await
     }
+}
+
+/// Ends the shim of a container by force, if the process of that number is still the one.
+fn kill_shim(pid_file: &Path, container: &str) -> Result<()> {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    let text = hostfs::read_bounded(pid_file, 32)?;
+    let pid = String::from_utf8_lossy(&text).trim().parse().ok().and_then(Pid::from_raw);
+    let Some(pid) = pid else { return Ok(()) };
+    // From here on the number can change its owner, the descriptor cannot.
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
+    let line =
+        hostfs::read_bounded(Path::new(&format!("/proc/{}/cmdline", pid.as_raw_nonzero())), 64 * 1024)?;
+    let line = String::from_utf8_lossy(&line);
+    if line.starts_with("wharf-shim") && line.contains(container) {
+        pidfd_send_signal(process, Signal::KILL).map_err(std::io::Error::from)?;
+    }
+    Ok(())
 }
 
 /// Calls off a restart that the policy has in mind; false when there is none.

@@ -12,11 +12,11 @@ use wharf_shim::protocol::{EXIT_FILE, Event, ExitRecord, ExitStatus};
 
 use super::start::timestamp;
 use super::{Container, Phase};
-use crate::Engine;
 use crate::blocking::blocking;
 use crate::child::ShimProcess;
 use crate::link::{Events, Link};
 use crate::why::{Cause, reason};
+use crate::{Engine, Error};
 
 impl Engine {
     /// Watches a run in the background.
@@ -78,18 +78,16 @@ impl Engine {
         let (engine, id) = (self.clone(), container.id.clone());
         let cgroup = self.cgroup_path(&container.record());
         let found = blocking(move || {
-            // It may have written its record and been killed before it could speak.
-            let file = engine.inner.config.run_dir().join(id.as_str()).join(EXIT_FILE);
-            if let Ok(bytes) = hostfs::read_bounded(&file, 64 * 1024)
-                && let Ok(record) = serde_json::from_slice::<ExitRecord>(&bytes)
-            {
-                return Ok(Some(record.status));
-            }
             // What the shim watched over must not run on unwatched.
             if let Ok(cgroup) = Cgroup::open(&cgroup) {
                 remove_cgroup(&cgroup);
             }
-            Ok(None)
+            // It may have written its record and been killed before it could speak.
+            let file = engine.inner.config.run_dir().join(id.as_str()).join(EXIT_FILE);
+            let bytes = hostfs::read_bounded(&file, 64 * 1024).ok();
+            Ok(bytes
+                .and_then(|bytes| serde_json::from_slice::<ExitRecord>(&bytes).ok())
+                .map(|record| record.status))
         });
         if let Ok(Some(status)) = found.await {
             return Ended { status, lost: None };
@@ -162,7 +160,10 @@ impl Engine {
         self.emit(container, "die", &extra);
         if remove {
             // The one who waits for `--rm` hears it now; files and addresses follow. `busy` keeps them in order.
-            self.forget(container).await;
+            if let Err(error) = self.forget(container, true).await {
+                tracing::error!(container = %container.id, %error, "cannot delete the container's row; it will be tried again");
+                self.remove_later(&container.id);
+            }
         }
         remove
     }
@@ -178,11 +179,10 @@ impl Engine {
     /// Gives back what a run had, and removes the container if that is due.
     pub(super) async fn give_back(&self, container: &Arc<Container>, removing: bool) {
         self.release_volumes(container).await;
-        let (network, id) = (self.inner.network.clone(), container.id.clone());
-        if let Err(error) = blocking(move || Ok(network.detach(id.as_str())?)).await {
-            tracing::warn!(container = %container.id, %error, "cannot give back the container's network endpoint");
-        }
+        self.detach(container).await;
         self.explain_end(container).await;
+        // A shim that was killed after its last word has left it.
+        self.sweep_cgroup(container).await;
         if removing {
             self.remove_remains(container, true).await;
         } else {
@@ -203,6 +203,27 @@ impl Engine {
             tracing::error!(container = %container.id, %error, "cannot record that the container is out of memory");
         }
     }
+
+    /// Gives back a container's address and ports.
+    pub(super) async fn detach(&self, container: &Container) {
+        let (network, id) = (self.inner.network.clone(), container.id.clone());
+        if let Err(error) = blocking(move || Ok(network.detach(id.as_str())?)).await {
+            tracing::warn!(container = %container.id, %error, "cannot give back the container's network endpoint; it will be tried again");
+            self.remove_later(&container.id);
+        }
+    }
+
+    /// Removes the control group of a run that is over, if its shim has not.
+    pub(super) async fn sweep_cgroup(&self, container: &Container) {
+        let path = self.cgroup_path(&container.record());
+        let swept = blocking(move || {
+            let cgroup = Cgroup::open(&path).map_err(|error| Error::System(error.to_string()))?;
+            Ok(remove_cgroup(&cgroup))
+        });
+        if !swept.await.unwrap_or(false) {
+            self.remove_later(&container.id);
+        }
+    }
 }
 
 /// How a run ended.
@@ -212,13 +233,14 @@ pub(super) struct Ended {
     pub(super) lost: Option<(Cause, String)>,
 }
 
-/// Kills what is left in a cgroup and removes it.
-pub(super) fn remove_cgroup(cgroup: &Cgroup) {
+/// Kills what is left in a cgroup and removes it; true when it is gone.
+pub(super) fn remove_cgroup(cgroup: &Cgroup) -> bool {
     if !cgroup.exists() {
-        return;
+        return true;
     }
     let removed = cgroup.kill_all().and_then(|()| cgroup.delete());
-    if let Err(error) = removed {
+    if let Err(error) = &removed {
         tracing::warn!(%error, "cannot remove a control group");
     }
+    removed.is_ok()
 }

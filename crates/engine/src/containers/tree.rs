@@ -19,12 +19,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use rustix::process::PidfdFlags;
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, Semaphore};
 use wharf_image::SnapshotMounts;
 use wharf_linux::cgroup::Cgroup;
 use wharf_linux::confined::{Root, open_beneath};
@@ -58,6 +59,27 @@ pub(crate) struct Tree {
     images: BTreeMap<String, SnapshotMounts>,
     _files: Files,
     _volumes: Option<Borrowed>,
+    _turn: Turn,
+}
+
+/// How many may look at the files of one container, and of all, at the same time. Each keeps a thread, and the file
+/// system of a volume may never answer it: those of one container must not take the threads of all others.
+const LOOKS_OF_ONE: usize = 8;
+const LOOKS: usize = 128;
+/// How long one waits for its turn, and for the files.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The right to look.
+type Turn = [OwnedSemaphorePermit; 2];
+
+/// Turns at a container's files.
+pub(crate) fn turns_of_one() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(LOOKS_OF_ONE))
+}
+
+/// Turns at all files.
+pub(crate) fn turns() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(LOOKS))
 }
 
 enum Source {
@@ -74,6 +96,17 @@ enum Files {
 impl Engine {
     /// Takes hold of a container's files.
     pub(crate) async fn tree(&self, container: &Arc<Container>, access: Access) -> Result<Tree> {
+        within_patience(container, self.take_tree(container, access)).await
+    }
+
+    async fn turn(&self, container: &Container) -> Result<Turn> {
+        let closed = |_| container.not_running();
+        let own = container.looks.clone().acquire_owned().await.map_err(closed)?;
+        Ok([own, self.inner.looks.clone().acquire_owned().await.map_err(closed)?])
+    }
+
+    async fn take_tree(&self, container: &Arc<Container>, access: Access) -> Result<Tree> {
+        let turn = self.turn(container).await?;
         loop {
             let running = container.record().is_running();
             let files = if running || access == Access::Own {
@@ -87,22 +120,26 @@ impl Engine {
             }
             let record = container.record().clone();
             if record.is_running() == running {
-                return self.tree_of(record, access, files).await;
+                return self.tree_of(record, access, files, turn).await;
             }
         }
     }
 
     /// The same of a container that does not run, for who keeps it from starting in another way.
     pub(crate) async fn tree_at_rest(&self, container: &Arc<Container>) -> Result<Tree> {
-        let files = Files::Alone { _guard: container.files.clone().write_owned().await };
-        let mut record = container.record().clone();
-        if record.is_running() {
-            record.phase = super::Phase::Exited;
-        }
-        self.tree_of(record, Access::Mounted, files).await
+        within_patience(container, async {
+            let turn = self.turn(container).await?;
+            let files = Files::Alone { _guard: container.files.clone().write_owned().await };
+            let mut record = container.record().clone();
+            if record.is_running() {
+                record.phase = super::Phase::Exited;
+            }
+            self.tree_of(record, Access::Mounted, files, turn).await
+        })
+        .await
     }
 
-    async fn tree_of(&self, record: Record, access: Access, files: Files) -> Result<Tree> {
+    async fn tree_of(&self, record: Record, access: Access, files: Files, turn: Turn) -> Result<Tree> {
         let (engine, id) = (self.clone(), record.id.to_string());
         let config = &self.inner.config;
         let (directory, place) = (config.containers_dir().join(&id), config.run_dir());
@@ -121,8 +158,15 @@ impl Engine {
             let engine = self.clone();
             images = blocking(move || engine.image_layers(&record)).await?;
         }
-        Ok(Tree { source, mounts, directory, place, images, _files: files, _volumes: volumes })
+        Ok(Tree { source, mounts, directory, place, images, _files: files, _volumes: volumes, _turn: turn })
     }
+}
+
+async fn within_patience(container: &Container, tree: impl Future<Output = Result<Tree>>) -> Result<Tree> {
+    tokio::time::timeout(PATIENCE, tree).await.unwrap_or_else(|_| {
+        let what = format!("those who use the files of container {} already", container.id.short());
+        Err(Error::Deadline { what, seconds: PATIENCE.as_secs() })
+    })
 }
 
 /// The record's mounts, with the files the engine makes for every container in front.

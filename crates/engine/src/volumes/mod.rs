@@ -125,7 +125,12 @@ impl Engine {
         local::check(&options).map_err(|reason| Error::Invalid(format!("create {name}: {reason}")))?;
         hostfs::create_dir_all(&self.volume_data(&name), 0o755)?;
         let record = Record { created: Timestamp::now(), labels, options, driver: LOCAL.to_owned() };
-        record::insert(&self.inner.db, &name, &record)?;
+        if let Err(error) = record::insert(&self.inner.db, &name, &record) {
+            // Empty; what cannot be removed is swept by the next start.
+            let _there = hostfs::remove_dir(&self.volume_data(&name))
+                .and_then(|()| hostfs::remove_dir(&self.inner.config.volumes_dir().join(&name)));
+            return Err(error);
+        }
         self.emit_volume(&name, "create", LOCAL);
         Ok(self.obtained(name, &record))
     }
@@ -373,9 +378,13 @@ impl Engine {
             let directory = self.inner.config.volumes_dir().join(&volume.name);
             let size = apart(move || Ok(crate::system::disk_usage(&directory))).await?;
             // Somebody may have begun to use it just now: then it stays.
-            if self.remove_volume(&volume.name, true).await.is_ok() {
-                pruned.reclaimed += size;
-                pruned.removed.push(volume.name);
+            match self.remove_volume(&volume.name, true).await {
+                Ok(()) => {
+                    pruned.reclaimed += size;
+                    pruned.removed.push(volume.name);
+                }
+                Err(Error::Conflict(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         self.tell_prune("volume", pruned.reclaimed);

@@ -307,7 +307,13 @@ impl Cgroup {
     pub fn kill_all(&self) -> Result<()> {
         if let Some(dir) = self.v2() {
             match file::write(&dir.join("cgroup.kill"), "1") {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    // Somebody may have frozen it by the other hierarchy, and the frozen do not die.
+                    if let Some(dir) = self.v1_dir("freezer") {
+                        let _not_frozen = file::write(&dir.join("freezer.state"), "THAWED");
+                    }
+                    return Ok(());
+                }
                 Err(error) if !error.is_missing() => return Err(error),
                 Err(_) if self.layout.mode == Mode::V2 => return Ok(()), // no such group: nothing to kill
                 Err(_) => {}

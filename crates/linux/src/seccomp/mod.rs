@@ -7,9 +7,11 @@
 
 mod compile;
 mod evaluate;
+mod listener;
 
 pub use compile::compile;
 pub use evaluate::evaluate;
+pub use listener::{Call, Listener};
 
 use crate::namespace::check;
 use std::io;
