@@ -123,9 +123,9 @@ impl Engine {
         }
         check_name(&name)?;
         local::check(&options).map_err(|reason| Error::Invalid(format!("create {name}: {reason}")))?;
-        hostfs::create_dir_all(&self.volume_data(&name), 0o755)?;
         let record = Record { created: Timestamp::now(), labels, options, driver: LOCAL.to_owned() };
-        if let Err(error) = record::insert(&self.inner.db, &name, &record) {
+        let made = hostfs::create_dir_all(&self.volume_data(&name), 0o755).map_err(Error::from);
+        if let Err(error) = made.and_then(|()| record::insert(&self.inner.db, &name, &record)) {
             // Empty; what cannot be removed is swept by the next start.
             let _there = hostfs::remove_dir(&self.volume_data(&name))
                 .and_then(|()| hostfs::remove_dir(&self.inner.config.volumes_dir().join(&name)));
