@@ -160,6 +160,9 @@ impl Engine {
             let keys = spec.detach_keys.as_deref().unwrap_or_default();
             Error::System(format!("Invalid escape keys ({keys}) provided"))
         })?;
+        if spec.user.is_empty() {
+            spec.user.clone_from(&container.record().spec.user);
+        }
         let (user, pid) = (spec.user.clone(), container.record().pid);
         blocking(move || check_user(&user, pid)).await?;
         let id = ExecId::from_bytes(random_id()?);
@@ -218,6 +221,8 @@ impl Engine {
                     let starting = *state == State::Starting;
                     if starting {
                         *state = State::Running { pid };
+                    } else if let State::Ended { pid: unknown @ 0, .. } = state {
+                        *unknown = pid;
                     }
                     starting
                 });
@@ -330,6 +335,10 @@ impl Engine {
             Ok(Ok(state)) if matches!(*state, State::Running { .. }) => {}
             Ok(_) => return Err(Error::NoSuchExec(exec.id.to_string())),
             Err(_) => return Err(Error::System("timeout waiting for exec session ready".into())),
+        }
+        if !exec.spec.tty {
+            // Nothing has that size; Docker does not call it a mistake.
+            return Ok(());
         }
         let request = Request::Resize { exec: Some(exec.id.to_string()), rows, cols };
         link.ask(request, &[]).await.and_then(expect_ok)

@@ -176,6 +176,11 @@ impl Engine {
         if target.digest().is_some() {
             return Err(Error::Invalid("refusing to create a tag with a digest reference".into()));
         }
+        if target.familiar().split(':').next() == Some("sha256") {
+            return Err(Error::Invalid(
+                "refusing to create an ambiguous tag using digest algorithm as name".into(),
+            ));
+        }
         let target = if tag.is_empty() {
             target.or_latest()
         } else {

@@ -20,6 +20,15 @@ impl Engine {
     pub async fn list_networks(&self, filters: Filters) -> Result<Vec<NetworkView>> {
         filters.check_keys(&["dangling", "driver", "id", "label", "name", "scope", "type"])?;
         let mut networks = Vec::new();
+        if let Some(other) = filters.values("type").find(|kind| !matches!(*kind, "builtin" | "custom")) {
+            return Err(Error::Invalid(format!("invalid filter: 'type'='{other}'")));
+        }
+        let dangling = filters.boolean("dangling").map_err(|_| {
+            Error::Invalid(
+                "invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")"
+                    .into(),
+            )
+        })?;
         for (name, driver) in BUILT_IN {
             let id = self.network_id(name);
             let chosen = filters.matches_any("name", |value| name.contains(value))
@@ -27,7 +36,7 @@ impl Engine {
                 && filters.matches_any("driver", |value| driver == value)
                 && filters.matches_any("scope", |value| value == "local")
                 && filters.matches_any("type", |value| value == "builtin")
-                && filters.boolean("dangling")? != Some(true)
+                && dangling != Some(true)
                 && !filters.contains("label");
             if chosen {
                 networks.push(self.network_view(name, driver).await?);

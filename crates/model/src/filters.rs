@@ -79,7 +79,7 @@ impl Filters {
         match value {
             "1" | "true" | "True" | "TRUE" | "t" | "T" => Ok(Some(true)),
             "0" | "false" | "False" | "FALSE" | "f" | "F" => Ok(Some(false)),
-            _ => Err(InvalidFilter::Value { key: key.to_owned(), value: value.to_owned() }),
+            _ => Err(InvalidFilter::Value { key: key.to_owned(), value: format!("[{value}]") }),
         }
     }
 }

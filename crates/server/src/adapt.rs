@@ -69,7 +69,7 @@ fn mount_request(mount: &mut Value, version: ApiVersion) -> Result<()> {
         remove(options, "ReadOnlyForceRecursive");
     }
     if older(45) && mount["VolumeOptions"]["Subpath"].as_str().is_some_and(|path| !path.is_empty()) {
-        return Err(Failure::invalid("VolumeOptions.Subpath needs API version 1.45 or newer"));
+        return Err(Failure::invalid("VolumeOptions.Subpath needs API v1.45 or newer"));
     }
     if older(46) {
         remove(&mut mount["TmpfsOptions"], "Options");
@@ -107,11 +107,70 @@ pub(crate) fn container_summary(document: &mut Value, version: ApiVersion) {
 
 /// An image, in lists as in inspect.
 pub(crate) fn image(document: &mut Value, version: ApiVersion) {
+    image_size(document, version);
+    if version < ApiVersion::new(51) && !document["Containers"].is_null() {
+        document["Containers"] = json!(-1);
+    }
+}
+
+/// The size had a second name.
+pub(crate) fn image_size(document: &mut Value, version: ApiVersion) {
     if version < ApiVersion::new(44) {
         document["VirtualSize"] = document["Size"].clone();
     }
-    if version < ApiVersion::new(51) && !document["Containers"].is_null() {
-        document["Containers"] = json!(-1);
+}
+
+/// An image as inspect shows it: its configuration had the fields of a container's, and before 1.45 there was a second,
+/// empty one of the container it was made in.
+pub(crate) fn image_inspect(document: &mut Value, version: ApiVersion) {
+    image(document, version);
+    let legacy = |config: &mut Value| {
+        for field in ["AttachStderr", "AttachStdin", "AttachStdout", "OpenStdin", "StdinOnce", "Tty"] {
+            config[field] = json!(false);
+        }
+        for field in ["Domainname", "Hostname", "Image"] {
+            config[field] = json!("");
+        }
+    };
+    if version < ApiVersion::new(50) && document["Config"].is_object() {
+        legacy(&mut document["Config"]);
+    }
+    if version < ApiVersion::new(45) {
+        let mut config = json!({"User": "", "WorkingDir": ""});
+        for field in ["Cmd", "Entrypoint", "Env", "Labels", "OnBuild", "Volumes"] {
+            config[field] = Value::Null;
+        }
+        legacy(&mut config);
+        document["ContainerConfig"] = config;
+    }
+}
+
+/// What is known about the engine: fields that have gone, and without those that came.
+pub(crate) fn info(document: &mut Value, version: ApiVersion) {
+    let older = |minor: u16| version < ApiVersion::new(minor);
+    if older(49) {
+        remove(document, "FirewallBackend");
+        for field in ["AllowNondistributableArtifactsCIDRs", "AllowNondistributableArtifactsHostnames"] {
+            document["RegistryConfig"][field] = Value::Null;
+        }
+    }
+    if older(50) {
+        document["BridgeNfIptables"] = json!(false);
+        document["BridgeNfIp6tables"] = json!(false);
+    }
+    if older(42) {
+        document["KernelMemory"] = json!(true);
+    }
+    if older(25)
+        && let Some(options) = document["SecurityOptions"].as_array_mut()
+    {
+        for option in options {
+            // Names alone, without their settings.
+            let name = option.as_str().and_then(|text| text.strip_prefix("name=")).map(str::to_owned);
+            if let Some(name) = name.as_deref().and_then(|name| name.split(',').next()) {
+                *option = json!(name);
+            }
+        }
     }
 }
 

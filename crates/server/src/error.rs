@@ -34,9 +34,15 @@ impl Failure {
 
     /// No such route: also for a known path with a method it does not have, as Docker answers.
     pub(crate) fn no_route() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "page not found")
+        Self::new(StatusCode::NOT_FOUND, NO_ROUTE)
     }
 }
+
+const NO_ROUTE: &str = "page not found";
+
+/// Marks the answer to [`Failure::no_route`], which has none of the usual headers.
+#[derive(Clone, Copy)]
+pub(crate) struct NoRoute;
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -46,7 +52,12 @@ impl IntoResponse for Failure {
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!("{}", self.message);
         }
-        response::json(self.status, &ErrorResponse { message: self.message })
+        let no_route = self.status == StatusCode::NOT_FOUND && self.message == NO_ROUTE;
+        let mut response = response::json(self.status, &ErrorResponse { message: self.message });
+        if no_route {
+            response.extensions_mut().insert(NoRoute);
+        }
+        response
     }
 }
 

@@ -90,6 +90,9 @@ impl Query {
             Ok(number) => u16::try_from(number).map_err(|_| {
                 Failure::invalid(format!("invalid resize {what} {value:?}: value out of range"))
             }),
+            Err(_) if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Err(Failure::invalid(format!("invalid resize {what} {value:?}: value out of range")))
+            }
             Err(_) => Err(Failure::invalid(format!("invalid resize {what} {value:?}: invalid syntax"))),
         }
     }
@@ -128,7 +131,11 @@ impl Query {
         let mut filters = Filters::default();
         let Some(text) = self.text("filters") else { return Ok(filters) };
         let invalid = || Failure::invalid("invalid filter");
-        let Ok(Value::Object(keys)) = serde_json::from_str(text) else { return Err(invalid()) };
+        let keys = match serde_json::from_str(text) {
+            Ok(Value::Object(keys)) => keys,
+            Ok(Value::Null) => return Ok(filters),
+            _ => return Err(invalid()),
+        };
         for (key, values) in keys {
             match values {
                 Value::Array(values) => {
@@ -219,6 +226,9 @@ pub(crate) async fn whole(body: Body) -> Result<Bytes> {
 /// Refuses what a browser can be made to send from a foreign page: only `application/json` is JSON.
 fn check_content_type(headers: &HeaderMap) -> Result<()> {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if given.is_empty() {
+        return Err(Failure::invalid("malformed Content-Type header (): mime: no media type"));
+    }
     let media_type = given.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/json") {
         return Ok(());

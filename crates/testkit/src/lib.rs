@@ -7,6 +7,7 @@
 //!   has passed there.
 //! - [`faults`]: deaths and failures at a chosen system call; [`census`]: what an engine has lying around while it runs.
 //! - [`Cli`], [`Api`]: the two ways in, with deadlines.
+//! - [`differential`]: API calls with their recorded answers; [`exchange`] shows an answer as it came.
 //! - [`transcript`]: command-line sessions with their recorded output, compared after [`normalise`].
 //! - [`image`]: small images made on the spot from the machine's static busybox.
 //!
@@ -21,9 +22,11 @@ mod api;
 mod binaries;
 pub mod census;
 mod cli;
+pub mod differential;
 mod disk;
 mod docker_registry;
 mod engine;
+pub mod exchange;
 pub mod faults;
 pub mod image;
 pub mod leftovers;

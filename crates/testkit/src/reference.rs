@@ -59,6 +59,11 @@ impl Reference {
         format!("unix://{}", self.socket.display())
     }
 
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone()
+    }
+
     /// Its API.
     pub fn api(&self) -> Api {
         Api::new(&self.socket)

@@ -68,7 +68,9 @@ impl Engine {
     pub async fn resize_container(&self, name: &str, rows: u16, cols: u16) -> Result<()> {
         let container = self.find(name)?;
         let link = container.running_link()?;
-        link.ask(Request::Resize { exec: None, rows, cols }, &[]).await.and_then(expect_ok)?;
+        if container.record().spec.tty {
+            link.ask(Request::Resize { exec: None, rows, cols }, &[]).await.and_then(expect_ok)?;
+        }
         self.emit(&container, "resize", &[("height", rows.to_string()), ("width", cols.to_string())]);
         Ok(())
     }

@@ -52,6 +52,14 @@ impl Engine {
                 )));
             }
         }
+        for health in filters.values("health") {
+            if !["none", "starting", "healthy", "unhealthy"].contains(&health) {
+                return Err(Error::Invalid(format!(
+                    "invalid filter 'health={health}': invalid value for health ({health}): must be one of none, \
+                     starting, healthy, unhealthy"
+                )));
+            }
+        }
         let bound = |key: &str| -> Result<Option<jiff::Timestamp>> {
             filters.values(key).next().map(|name| Ok(self.find(name)?.record().created)).transpose()
         };
@@ -109,8 +117,9 @@ fn passes(view: &ContainerView, filters: &Filters) -> Result<bool> {
         for wanted in filters.values(key) {
             let (range, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
             let (first, last) = range.split_once('-').unwrap_or((range, range));
+            // Docker calls it a failure of its own.
             let refused =
-                |why: String| Error::Invalid(format!("error while looking up for {key} {wanted}: {why}"));
+                |why: String| Error::System(format!("error while looking up for {key} {wanted}: {why}"));
             let parse = |number: &str| {
                 number
                     .parse::<u16>()

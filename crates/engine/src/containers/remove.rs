@@ -27,10 +27,12 @@ impl Engine {
         {
             let record = container.record();
             if (record.is_running() || record.phase == Phase::Restarting) && !force {
+                if record.phase == Phase::Paused {
+                    return Err(Error::Conflict(format!(
+                        "cannot remove container \"{name}\": container is paused and must be unpaused first"
+                    )));
+                }
                 let (state, hint) = match record.phase {
-                    Phase::Paused => {
-                        ("paused", "unpause and then stop the container before removing or force remove")
-                    }
                     Phase::Restarting => ("restarting", "stop the container before removing or force remove"),
                     _ => ("running", "stop the container before removing or force remove"),
                 };

@@ -35,7 +35,8 @@ impl Engine {
         timeout_seconds: Option<i64>,
     ) -> Result<()> {
         let container = self.find(name)?;
-        check_signal(signal)?;
+        check_signal(signal)
+            .map_err(|error| Error::Invalid(format!("cannot stop container: {name}: {error}")))?;
         let _change = container.change.lock().await;
         self.stop(&container, signal, timeout_seconds, Purpose::Stop).await
     }

@@ -163,7 +163,7 @@ fn merge(before: &HostSpec, update: &Update) -> Result<HostSpec> {
     }
     if let Some(policy) = &update.restart_policy {
         if before.auto_remove && policy.name != RestartName::No {
-            return Err(Error::System(
+            return Err(Error::Conflict(
                 "Restart policy cannot be updated because AutoRemove is enabled for the container".into(),
             ));
         }

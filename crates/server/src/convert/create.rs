@@ -176,11 +176,26 @@ fn from_health(health: HealthConfig) -> Result<Healthcheck> {
     })
 }
 
+/// What may stand alone for a platform.
+const KNOWN_PLATFORM_WORDS: &[&str] = &[
+    "linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "amd64", "x86_64", "x86-64", "386", "i386",
+    "arm", "armhf", "armel", "arm64", "aarch64", "ppc64", "ppc64le", "s390x", "riscv64", "mips64",
+    "mips64le", "loong64",
+];
+
 /// `os[/architecture[/variant]]`.
 fn check_platform(text: &str) -> Result<()> {
     let word = |part: &str| {
         !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
     };
+    if !text.contains('/')
+        && word(text)
+        && !KNOWN_PLATFORM_WORDS.contains(&text.to_ascii_lowercase().as_str())
+    {
+        return Err(Failure::invalid(format!(
+            "{text:?}: unknown operating system or architecture: invalid argument"
+        )));
+    }
     if text.split('/').count() <= 3 && text.split('/').all(word) {
         return Ok(());
     }

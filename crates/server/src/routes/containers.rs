@@ -3,8 +3,8 @@
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
-use http::StatusCode;
+use axum::routing::{MethodRouter, delete, get, post};
+use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use wharf_api::models::{ContainerCreateResponse, ContainerPruneResponse, ContainerTopResponse};
@@ -19,9 +19,9 @@ use crate::{adapt, response, shapes};
 
 pub(super) fn routes() -> Router<Engine> {
     Router::new()
-        .route("/containers/json", get(list))
-        .route("/containers/create", post(create))
-        .route("/containers/prune", post(prune))
+        .route("/containers/json", get(list).merge(removal("json")))
+        .route("/containers/create", post(create).merge(removal("create")))
+        .route("/containers/prune", post(prune).merge(removal("prune")))
         .route("/containers/{name}", delete(remove))
         .route("/containers/{name}/json", get(inspect))
         .route("/containers/{name}/top", get(top))
@@ -34,6 +34,11 @@ pub(super) fn routes() -> Router<Engine> {
         .route("/containers/{name}/rename", post(rename))
         .route("/containers/{name}/resize", post(resize))
         .route("/containers/{name}/update", post(update))
+}
+
+/// `DELETE` of a container whose name is a route of its own.
+fn removal(name: &'static str) -> MethodRouter<Engine> {
+    delete(move |state: State<Engine>, query: Query| remove(state, Path(name.to_owned()), query))
 }
 
 async fn list(State(engine): State<Engine>, Version(version): Version, query: Query) -> Result<Response> {
@@ -91,7 +96,13 @@ async fn top(State(engine): State<Engine>, Path(name): Path<String>, query: Quer
     Ok(response::ok(&document))
 }
 
-async fn start(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {
+async fn start(
+    State(engine): State<Engine>,
+    Path(name): Path<String>,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response> {
+    check_no_settings(&headers)?;
     if ["checkpoint", "checkpoint-dir"].iter().any(|key| query.text(key).is_some_and(|text| !text.is_empty()))
     {
         // Nothing is ever restored here; starting anew instead would be a lie (EN-12).
@@ -99,6 +110,18 @@ async fn start(State(engine): State<Engine>, Path(name): Path<String>, query: Qu
     }
     engine.start_container(&name).await?;
     Ok(response::no_content())
+}
+
+/// Settings at start are long gone; who sends them must not believe they count.
+fn check_no_settings(headers: &HeaderMap) -> Result<()> {
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length > 7) {
+        return Err(Failure::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
+    Ok(())
 }
 
 async fn stop(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Result<Response> {

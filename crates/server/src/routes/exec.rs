@@ -8,7 +8,8 @@ use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use serde_json::json;
 use wharf_api::models::{ExecConfig, ExecStartConfig};
-use wharf_engine::{Engine, Error};
+use wharf_engine::Engine;
+use wharf_model::ErrorKind;
 
 use crate::convert::exec;
 use crate::error::Result;
@@ -48,7 +49,7 @@ async fn start(
         Ok(Some(session)) => Ok(hijack::answer(&headers, upgrade, version, session)),
         Ok(None) => Ok(response::empty(StatusCode::OK)),
         // Clients expect the connection to be theirs, read why there, and ask for the exit code afterwards.
-        Err(error @ Error::Start { exit_code: 126 | 127, .. }) if !detach => Ok(hijack::answer_text(
+        Err(error) if !detach && error.kind() != ErrorKind::NotFound => Ok(hijack::answer_text(
             &headers,
             upgrade,
             version,

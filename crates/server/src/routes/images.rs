@@ -94,7 +94,7 @@ async fn inspect(
     platform: Option<String>,
 ) -> Result<Response> {
     let mut document = image::to_inspect(engine.inspect_image(name, platform).await?);
-    adapt::image(&mut document, version);
+    adapt::image_inspect(&mut document, version);
     Ok(response::ok(&Shaped::one(&document, shapes::IMAGE)))
 }
 

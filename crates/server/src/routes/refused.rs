@@ -26,7 +26,6 @@ const NOT_IMPLEMENTED: &[(&str, &str)] = &[
 /// What only a manager of a swarm answers. That this engine is none is the truth, in Docker's words.
 const SWARM: &[&str] = &[
     "/swarm",
-    "/swarm/leave",
     "/swarm/update",
     "/swarm/unlockkey",
     "/nodes",
@@ -49,11 +48,16 @@ pub(super) fn routes() -> Router<Engine> {
     for path in SWARM {
         router = router.route(path, any(no_manager));
     }
+    router = router.route("/swarm/leave", any(no_member));
     router
 }
 
 fn not_implemented(what: &'static str) -> MethodRouter<Engine> {
     any(move || async move { Failure::not_implemented(format!("{what} is not implemented yet")) })
+}
+
+async fn no_member() -> Failure {
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, "This node is not part of a swarm")
 }
 
 async fn no_manager() -> Failure {

@@ -7,13 +7,14 @@ use axum::routing::{any, get, post};
 use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::json;
+use wharf_api::version::ApiVersion;
 use wharf_engine::Engine;
 
 use crate::convert::system;
 use crate::error::{Failure, Result};
-use crate::request::Query;
+use crate::request::{Query, Version};
 use crate::shape::Shaped;
-use crate::{response, shapes};
+use crate::{adapt, response, shapes};
 
 pub(super) fn routes() -> Router<Engine> {
     Router::new()
@@ -46,12 +47,19 @@ async fn version(State(engine): State<Engine>) -> Result<Response> {
     Ok(response::shaped(&system::to_version(engine.system().await?), shapes::VERSION))
 }
 
-async fn info(State(engine): State<Engine>) -> Result<Response> {
-    Ok(response::shaped(&system::to_info(engine.system().await?), shapes::INFO))
+async fn info(State(engine): State<Engine>, Version(version): Version) -> Result<Response> {
+    let mut document = response::value(&system::to_info(engine.system().await?));
+    adapt::info(&mut document, version);
+    Ok(response::ok(&Shaped::one(&document, shapes::INFO)))
 }
 
-async fn disk_usage(State(engine): State<Engine>, query: Query) -> Result<Response> {
-    let types: Vec<&str> = query.all("type").collect();
+async fn disk_usage(
+    State(engine): State<Engine>,
+    Version(version): Version,
+    query: Query,
+) -> Result<Response> {
+    // Before 1.42 there was no choice.
+    let types: Vec<&str> = query.all("type").filter(|_| version >= ApiVersion::new(42)).collect();
     let known = ["image", "container", "volume", "build-cache"];
     if let Some(unknown) = types.iter().find(|asked| !known.contains(asked)) {
         return Err(Failure::invalid(format!("unknown object type: {unknown}")));
@@ -64,7 +72,9 @@ async fn disk_usage(State(engine): State<Engine>, query: Query) -> Result<Respon
         build_cache: asked("build-cache"),
     };
     let usage = engine.disk_usage().await?;
-    let document = system::to_disk_usage(usage, parts, Timestamp::now());
+    let mut document = system::to_disk_usage(usage, parts, Timestamp::now());
+    let images = document["Images"].as_array_mut();
+    images.into_iter().flatten().for_each(|image| adapt::image_size(image, version));
     Ok(response::ok(&Shaped::one(&document, shapes::DISK_USAGE)))
 }
 

@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use http::StatusCode;
 use serde_json::{Value, json};
 use wharf_api::models::{VolumeCreateRequest, VolumePruneResponse};
@@ -19,9 +19,15 @@ use crate::{response, shapes};
 pub(super) fn routes() -> Router<Engine> {
     Router::new()
         .route("/volumes", get(list))
-        .route("/volumes/create", post(create))
-        .route("/volumes/prune", post(prune))
+        .route("/volumes/create", post(create).merge(one("create")))
+        .route("/volumes/prune", post(prune).merge(one("prune")))
         .route("/volumes/{name}", get(inspect).delete(remove).put(update))
+}
+
+/// A volume whose name is a route of its own.
+fn one(name: &'static str) -> MethodRouter<Engine> {
+    get(move |state: State<Engine>| inspect(state, Path(name.to_owned())))
+        .delete(move |state: State<Engine>, query: Query| remove(state, Path(name.to_owned()), query))
 }
 
 async fn list(State(engine): State<Engine>, query: Query) -> Result<Response> {
