@@ -8,7 +8,6 @@
 //!
 //! `WHARF_TEST_SESSION=name,name` plays only these.
 
-#![expect(clippy::print_stdout, reason = "counts and what was skipped are said")]
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
