@@ -8,7 +8,6 @@
 //!
 //! `WHARF_TEST_SESSION=name,name` plays only these.
 
-
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -261,6 +261,9 @@ fn events_are_replayed_filtered_and_shown() {
         4,
         "Docker passes over filters it does not know"
     );
+    let everything =
+        engine.api().request("GET", &format!("/events?since=0&until={until}"), None).expect("answered");
+    assert!(everything.body.len() > 500, "0 is the beginning of time");
     // Everything up to a moment, without a beginning.
     let past = wharf.ok(&["events", "--until", &since, "--filter", "type=container"]);
     assert_eq!(past, "");
