@@ -22,6 +22,8 @@ use crate::readiness::watch;
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long a receiver may take nothing at all.
 const STALL: Duration = Duration::from_secs(30);
+/// How long a receiver may take to end a stream that has ended here.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// What is written to a stream at a time.
 const PIECE: usize = 64 * 1024;
 /// The longest answer of a receiver.
@@ -62,9 +64,39 @@ pub(super) struct TlsFiles {
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
+/// A stream to a receiver. A stream that is dropped with unread bytes of its other end (TLS tickets, greetings) is reset
+/// by the kernel, and the receiver loses what it has not read: so its end is said first, and the rest is read.
+pub(super) struct Stream(Option<Box<dyn Duplex>>);
+
+impl Stream {
+    fn new(stream: impl Duplex + 'static) -> Self {
+        Self(Some(Box::new(stream)))
+    }
+
+    fn get(&mut self) -> Result<&mut dyn Duplex, String> {
+        match &mut self.0 {
+            Some(stream) => Ok(stream.as_mut()),
+            None => Err("the connection is closed".into()),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let (Some(mut stream), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        runtime.spawn(tokio::time::timeout(FAREWELL, async move {
+            let _reset_already = stream.shutdown().await;
+            let mut rest = [0; 512];
+            while !matches!(stream.read(&mut rest).await, Ok(0) | Err(_)) {}
+        }));
+    }
+}
+
 /// A connection.
 pub(super) enum Connection {
-    Stream(Box<dyn Duplex>),
+    Stream(Stream),
     Udp(UdpSocket),
     Unixgram(AsyncFd<OwnedFd>),
 }
@@ -90,18 +122,18 @@ fn address(place: &Place) -> String {
 
 async fn reach(place: &Place) -> Result<Connection, String> {
     match place {
-        Place::Tcp { host, port } => Ok(Connection::Stream(Box::new(tcp(host, *port).await?))),
+        Place::Tcp { host, port } => Ok(Connection::Stream(Stream::new(tcp(host, *port).await?))),
         Place::Tls { host, port, files } => {
             let settings = trust(files)?;
             let name = ServerName::try_from(host.clone())
                 .map_err(|_| format!("tls: {host:?} is neither a name nor an address"))?;
             let stream = tcp(host, *port).await?;
             let secured = TlsConnector::from(settings).connect(name, stream).await;
-            Ok(Connection::Stream(Box::new(secured.map_err(|error| format!("tls: {error}"))?)))
+            Ok(Connection::Stream(Stream::new(secured.map_err(|error| format!("tls: {error}"))?)))
         }
         Place::Udp { host, port } => udp(host, *port).await.map(Connection::Udp),
         Place::Unix(path) => match UnixStream::connect(path).await {
-            Ok(stream) => Ok(Connection::Stream(Box::new(stream))),
+            Ok(stream) => Ok(Connection::Stream(Stream::new(stream))),
             Err(error) => Err(format!("dial unix {}: connect: {}", path.display(), reason(&error))),
         },
         Place::Unixgram(path) => unixgram(path)
@@ -112,7 +144,7 @@ async fn reach(place: &Place) -> Result<Connection, String> {
                     return Ok(connection);
                 }
                 if let Ok(stream) = UnixStream::connect(path).await {
-                    return Ok(Connection::Stream(Box::new(stream)));
+                    return Ok(Connection::Stream(Stream::new(stream)));
                 }
             }
             Err("Unix syslog delivery error".to_owned())
@@ -200,10 +232,11 @@ impl Connection {
     pub(super) async fn send(&mut self, batch: &Batch, done: &mut usize) -> Result<(), String> {
         match self {
             Self::Stream(stream) => {
-                if is_closed(stream.as_mut()).await {
+                let stream = stream.get()?;
+                if is_closed(stream).await {
                     return Err("the receiver has closed the connection".into());
                 }
-                send_stream(stream.as_mut(), batch, done).await
+                send_stream(stream, batch, done).await
             }
             Self::Udp(socket) => {
                 while *done < batch.ends.len() {
@@ -232,6 +265,7 @@ impl Connection {
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         match self {
             Self::Stream(stream) => {
+                let stream = stream.get()?;
                 for piece in bytes.chunks(PIECE) {
                     within(stream.write_all(piece)).await?;
                 }
@@ -247,6 +281,7 @@ impl Connection {
         mut parse: impl FnMut(&[u8]) -> Result<Option<T>, String>,
     ) -> Result<T, String> {
         let Self::Stream(stream) = self else { return Err("not a stream".into()) };
+        let stream = stream.get()?;
         let mut bytes = Vec::new();
         loop {
             let mut piece = [0; 512];
