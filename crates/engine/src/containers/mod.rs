@@ -139,6 +139,9 @@ pub(crate) struct Progress {
     pub(crate) busy: bool,
     /// The policy is going to start it again.
     pub(crate) restarting: bool,
+    /// How many removals by force are under way: each ends its run first and takes it away then, and nobody starts it
+    /// in between.
+    pub(crate) doomed: usize,
     /// It is gone.
     pub(crate) removed: bool,
 }

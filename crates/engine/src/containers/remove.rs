@@ -17,6 +17,22 @@ use crate::{Engine, Error, Result};
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_LIMIT: Duration = Duration::from_secs(300);
 
+/// A removal by force that is under way.
+struct Doom<'a>(&'a Container);
+
+impl<'a> Doom<'a> {
+    fn over(container: &'a Container) -> Self {
+        container.progress.send_modify(|progress| progress.doomed += 1);
+        Self(container)
+    }
+}
+
+impl Drop for Doom<'_> {
+    fn drop(&mut self) {
+        self.0.progress.send_modify(|progress| progress.doomed -= 1);
+    }
+}
+
 impl Engine {
     /// Removes a container; with `force` a running one is killed, with `volumes` its anonymous volumes go, too.
     ///
@@ -41,6 +57,7 @@ impl Engine {
                 )));
             }
         }
+        let _doom = force.then(|| Doom::over(&container));
         // Before waiting for the lock: whoever holds it may be waiting for this very container to end.
         if force && container.record().is_running() {
             container.record().stopped_by_hand = true;
@@ -59,6 +76,33 @@ impl Engine {
             self.force(&container, Purpose::Remove).await?;
         }
         self.remove(&container, volumes).await
+    }
+
+    /// Waits for the right to start a container: its `change`, when nobody is removing it by force.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`] when it has gone meanwhile.
+    pub(super) async fn change_to_start<'a>(
+        &self,
+        container: &'a Container,
+        name: &str,
+    ) -> Result<tokio::sync::MutexGuard<'a, ()>> {
+        loop {
+            let change = container.change.lock().await;
+            let (doomed, removed) = {
+                let progress = container.progress.borrow();
+                (progress.doomed > 0, progress.removed)
+            };
+            if removed {
+                return Err(Error::NoSuchContainer(name.to_owned()));
+            }
+            if !doomed {
+                return Ok(change);
+            }
+            drop(change);
+            let mut progress = container.progress.subscribe();
+            let _gone = progress.wait_for(|progress| progress.removed || progress.doomed == 0).await;
+        }
     }
 
     /// Removes a container that does not run; the caller holds `change` or is its supervisor.

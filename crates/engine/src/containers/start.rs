@@ -38,7 +38,7 @@ impl Engine {
     /// [`Error::NotModified`] when it runs already, [`Error::Start`] when its command cannot run.
     pub async fn start_container(&self, name: &str) -> Result<()> {
         let container = self.find(name)?;
-        let _change = container.change.lock().await;
+        let _change = self.change_to_start(&container, name).await?;
         {
             let mut record = container.record();
             match record.phase {

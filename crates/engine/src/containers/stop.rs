@@ -231,7 +231,7 @@ impl Engine {
     ) -> Result<()> {
         let container = self.find(name)?;
         check_signal(signal)?;
-        let _change = container.change.lock().await;
+        let _change = self.change_to_start(&container, name).await?;
         // `--rm` means the end of its life, not of each run.
         let auto_remove = std::mem::take(&mut container.record().spec.host.auto_remove);
         let stopped = match self.stop(&container, signal, timeout_seconds, Purpose::Restart).await {

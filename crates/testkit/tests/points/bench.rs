@@ -427,7 +427,9 @@ impl Bench {
         if output.code == 0 {
             return self.holds(operation).map_err(|error| format!("it said that it was done: {error}"));
         }
-        if output.stderr.trim().is_empty() && output.code != 137 {
+        // An exec's failure is told in its session, on standard output, as Docker tells it.
+        let said = |text: &str| !text.trim().is_empty();
+        if !said(&output.stderr) && !said(&output.stdout) && output.code != 137 {
             return Err(format!("it failed with {} and said nothing", output.code));
         }
         Ok(())
