@@ -186,8 +186,11 @@ impl Connection {
         self.converse(Stream::new(wire, place), NETWORK_HEAD_TIMEOUT, Some(Arc::new(peer))).await;
     }
 
-    async fn converse(self, stream: Stream, head_timeout: Duration, peer: Option<Arc<Peer>>) {
+    async fn converse(self, mut stream: Stream, head_timeout: Duration, peer: Option<Arc<Peer>>) {
         let Self { router, mut stopped, hush, .. } = self;
+        // On a socket of this machine, a client that only closed its sending side still wants its answer (a pipe that
+        // has been read to its end does so); elsewhere that cannot be told from a client that has left.
+        let half_close = peer.is_none();
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
             hush.speak();
             let refused = peer.as_deref().and_then(|peer| guard::refusal(peer, &request));
@@ -202,6 +205,7 @@ impl Connection {
                 }
             }
         });
+        let gone = stream.leaving();
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(head_timeout)
@@ -209,12 +213,12 @@ impl Connection {
             .max_headers(FIELDS)
             .keep_alive(true)
             .title_case_headers(true)
-            // A client that closes its sending side in the middle of a request has left.
-            .half_close(false);
+            .half_close(half_close);
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         tokio::pin!(connection);
         let end = tokio::select! {
             end = &mut connection => end,
+            () = gone => return,
             _ = stopped.changed() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

@@ -3,12 +3,13 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_rustls::server::TlsStream;
 use wharf_linux::process;
 
@@ -16,6 +17,7 @@ use wharf_linux::process;
 /// uses the bytes has let go, which after an upgrade is no longer the HTTP server.
 pub(crate) struct Stream {
     wire: Wire,
+    ended: Option<Arc<Notify>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -27,7 +29,25 @@ pub(crate) enum Wire {
 
 impl Stream {
     pub(crate) fn new(wire: Wire, place: OwnedSemaphorePermit) -> Self {
-        Self { wire, _place: place }
+        Self { wire, ended: None, _place: place }
+    }
+
+    /// Of a socket of this machine, ends when the client has gone altogether; before the end of its input, nothing is
+    /// watched. Never ends for other connections, where the end of the input is the client's end.
+    pub(crate) fn leaving(&mut self) -> impl Future<Output = ()> + use<> {
+        let ended = Arc::new(Notify::new());
+        let twin = match &self.wire {
+            Wire::Unix(stream) => twin(stream).ok(),
+            Wire::Tcp(_) | Wire::Tls(_) => None,
+        };
+        self.ended = twin.is_some().then(|| ended.clone());
+        async move {
+            let Some(twin) = twin else { return std::future::pending().await };
+            ended.notified().await;
+            if let Ok(socket) = UnixStream::from_std(twin.into()) {
+                Watch::Unix(socket).gone().await;
+            }
+        }
     }
 
     /// Something that knows what the client has not read yet; only of a socket of this machine.
@@ -56,7 +76,19 @@ macro_rules! on_wire {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        on_wire!(self, inner => Pin::new(inner).poll_read(cx, buf))
+        let this = self.get_mut();
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        let polled = match &mut this.wire {
+            Wire::Unix(inner) => Pin::new(inner).poll_read(cx, buf),
+            Wire::Tcp(inner) => Pin::new(inner).poll_read(cx, buf),
+            Wire::Tls(inner) => Pin::new(inner).poll_read(cx, buf),
+        };
+        if matches!(polled, Poll::Ready(Ok(()))) && room > 0 && buf.filled().len() == before {
+            if let Some(ended) = this.ended.take() {
+                ended.notify_one();
+            }
+        }
+        polled
     }
 }
 

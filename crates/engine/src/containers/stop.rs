@@ -317,17 +317,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Does something with the container's control group.
+    /// Does something with the container's control group, without which it does not run.
     pub(crate) async fn with_cgroup<T: Send + 'static>(
         &self,
         container: &Container,
         act: impl FnOnce(&Cgroup) -> std::result::Result<T, wharf_linux::cgroup::Error> + Send + 'static,
     ) -> Result<T> {
-        let path = self.cgroup_path(&container.record());
+        let (path, ended) = (self.cgroup_path(&container.record()), container.not_running());
         blocking(move || {
             Cgroup::open(&path)
                 .and_then(|cgroup| act(&cgroup))
-                .map_err(|error| Error::System(error.to_string()))
+                .map_err(|error| if error.is_missing() { ended } else { Error::System(error.to_string()) })
         })
         .await
     }

@@ -20,8 +20,8 @@ impl Error {
         }
     }
 
-    /// Whether the file or the whole group is not there.
-    pub(super) fn is_missing(&self) -> bool {
+    /// Whether the file or the whole group is not there, or went away while it was used.
+    pub fn is_missing(&self) -> bool {
         self.is(libc::ENOENT) || self.is(libc::ENODEV)
     }
 }

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Makes a group, empty of processes and without limits of an earlier one of the same name; its parents hand down every
 /// controller they can if `controllers`.
@@ -182,6 +182,9 @@ pub(super) fn event(dir: &Path, key: &str) -> Result<u64> {
     Ok(file::read_keyed(&dir.join("cgroup.events"))?.get(key).copied().unwrap_or(0))
 }
 
+/// The kernel wakes nobody who waits for the events of a group that is removed: that is looked for this often.
+const REMOVED_CHECK: Duration = Duration::from_millis(50);
+
 /// Waits for a number of `cgroup.events` to become `wanted`, woken by the kernel; whether it did in time.
 pub(super) fn wait_event(dir: &Path, key: &str, wanted: u64, deadline: Instant) -> Result<bool> {
     let path = dir.join("cgroup.events");
@@ -200,7 +203,8 @@ pub(super) fn wait_event(dir: &Path, key: &str, wanted: u64, deadline: Instant) 
         if left.is_zero() {
             return Ok(false);
         }
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let pause = left.min(REMOVED_CHECK);
+        let timeout = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
         match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::io("poll", &path, e)),
@@ -209,7 +213,7 @@ pub(super) fn wait_event(dir: &Path, key: &str, wanted: u64, deadline: Instant) 
 }
 
 pub(super) fn set_frozen(dir: &Path, freeze: bool) -> Result<()> {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+    const PATIENCE: Duration = Duration::from_secs(2);
     write(&dir.join("cgroup.freeze"), if freeze { "1" } else { "0" })?;
     if wait_event(dir, "frozen", freeze.into(), Instant::now() + PATIENCE)? {
         return Ok(());

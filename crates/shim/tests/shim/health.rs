@@ -69,6 +69,17 @@ impl Case {
         Some(serde_json::from_slice(&bytes).expect("it is whole at any time"))
     }
 
+    /// The command lines of all that lives in the container.
+    fn commands(&self) -> Vec<String> {
+        let command = |pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // A zombie waits for the container's init, which does not reap.
+            (!status.contains(") Z ")).then(|| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok())?
+        };
+        let pids = self.cgroup().pids().unwrap();
+        pids.into_iter().filter_map(command).filter(|line| !line.is_empty()).collect()
+    }
+
     /// A file of the container, which a probe makes.
     fn wait_for_file(&self, name: &str) {
         let path = self.rootfs().join(name);
@@ -151,19 +162,14 @@ fn a_probe_that_takes_too_long_is_killed_with_all_that_came_of_it() {
         (-1, "Health check exceeded timeout (300ms)")
     );
     assert_eq!(news.exec.map(|(_, code)| code), Some(137));
-    let left: Vec<String> = case
-        .cgroup()
-        .pids()
-        .unwrap()
-        .into_iter()
-        .filter_map(|pid| {
-            let status = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // A zombie waits for the container's init, which does not reap.
-            (!status.contains(") Z ")).then(|| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok())?
-        })
-        .filter(|line| !line.is_empty())
-        .collect();
-    assert_eq!(left, ["sleep\x004000\x00"]);
+    // They are killed, which the kernel may take a moment to carry out.
+    let since = std::time::Instant::now();
+    let mut left = case.commands();
+    while left != ["sleep\x004000\x00"] {
+        assert!(since.elapsed() < crate::support::PATIENCE, "{left:?}");
+        std::thread::sleep(Duration::from_millis(2));
+        left = case.commands();
+    }
     case.kill();
 }
 
