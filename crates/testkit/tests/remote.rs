@@ -269,6 +269,25 @@ fn dial_stdio_is_the_engine_s_connection() {
     );
 }
 
+#[test]
+fn a_client_that_has_nothing_more_to_say_gets_its_answer() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    wharf.ok(&["run", "-d", "-i", "--name", "asked", "box", "sh", "-c", "read line; exit 5"]);
+    let mut stream = std::os::unix::net::UnixStream::connect(engine.socket()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(b"POST /v1.51/containers/asked/wait HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    // The head of the answer comes at once: the engine knows of the end of the input when it has been sent.
+    let mut head = [0; 15];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    assert_eq!(wharf.run_with_input(&["attach", "asked"], b"\n").code, 5);
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("\"StatusCode\":5"), "{rest}");
+}
+
 /// One frame of a client, masked as it must be.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [1, 2, 3, 4];
