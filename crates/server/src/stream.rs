@@ -83,10 +83,9 @@ impl AsyncRead for Stream {
             Wire::Tcp(inner) => Pin::new(inner).poll_read(cx, buf),
             Wire::Tls(inner) => Pin::new(inner).poll_read(cx, buf),
         };
-        if matches!(polled, Poll::Ready(Ok(()))) && room > 0 && buf.filled().len() == before {
-            if let Some(ended) = this.ended.take() {
-                ended.notify_one();
-            }
+        let at_end = matches!(polled, Poll::Ready(Ok(()))) && room > 0 && buf.filled().len() == before;
+        if at_end && let Some(ended) = this.ended.take() {
+            ended.notify_one();
         }
         polled
     }

@@ -169,7 +169,11 @@ impl Engine {
         let sent = link.ask_within(SIGNAL_DEADLINE, request, &[]).await.and_then(expect_ok);
         self.emit(container, "kill", &[("signal", number.to_string())]);
         if paused && matches!(number, signal::KILL | signal::TERM) {
-            self.thaw(container).await?;
+            match self.thaw(container).await {
+                // It ended meanwhile, as below.
+                Ok(()) | Err(Error::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         match sent {
             // It ended meanwhile: as good as the signal.

@@ -17,14 +17,16 @@ pub(super) fn create(hierarchy: &Hierarchy, path: &Path) -> Result<PathBuf> {
 /// A new cpuset has no CPUs and takes no process. Ours inherit: the top one gets its parent's values by copying and
 /// hands them on through `clone_children`, which spares every container a rebuild of the scheduler's domains.
 fn fill_cpuset(dir: &Path) -> Result<()> {
-    if !file::read(&dir.join("cpuset.cpus"))?.trim().is_empty() {
+    const NAMES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+    let mut filled = NAMES.iter().map(|name| Ok(!file::read(&dir.join(name))?.trim().is_empty()));
+    if filled.try_fold(true, |all, filled: Result<bool>| filled.map(|filled| all && filled))? {
         return Ok(());
     }
     let Some(parent) = dir.parent() else { return Ok(()) };
-    // Another start may have made the parent this moment and not filled it yet. Only the hierarchy's root has values
-    // of its own, and is never empty.
+    // Another start may have made the parent this moment and not filled it yet, or one half of it. Only the
+    // hierarchy's root has values of its own, and is never empty.
     fill_cpuset(parent)?;
-    for name in ["cpuset.cpus", "cpuset.mems"] {
+    for name in NAMES {
         write(&dir.join(name), file::read(&parent.join(name))?.trim())?;
     }
     write(&dir.join("cgroup.clone_children"), "1")
