@@ -143,9 +143,17 @@ impl Response {
     /// # Errors
     /// When the connection breaks or the document has another shape.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
+        self.decode(|bytes| serde_json::from_slice(bytes)).await
+    }
+
+    /// Reads the body to its end as a JSON document, in a way of the caller's.
+    ///
+    /// # Errors
+    /// As [`Response::json`].
+    pub async fn decode<T>(self, read: impl FnOnce(&[u8]) -> serde_json::Result<T>) -> Result<T, Error> {
         let path = self.path;
         let bytes = self.inner.into_body().collect().await?.to_bytes();
-        serde_json::from_slice(&bytes).map_err(|source| Error::Decode { path, source })
+        read(&bytes).map_err(|source| Error::Decode { path, source })
     }
 
     /// The next piece of the body, or `None` at its end.

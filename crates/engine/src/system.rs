@@ -8,7 +8,7 @@ use wharf_model::Filters;
 
 use crate::blocking::blocking;
 use crate::containers::Phase;
-use crate::{DiskUsage, Engine, ListOptions, Result, SystemView};
+use crate::{DiskUsage, Engine, Result, SystemView};
 
 impl Engine {
     /// Facts about this engine and its machine.
@@ -61,14 +61,12 @@ impl Engine {
         .await
     }
 
-    /// What images, containers and volumes take on disk.
+    /// What images and volumes take on disk.
     ///
     /// # Errors
     /// When the image store or a directory cannot be read.
     pub async fn disk_usage(&self) -> Result<DiskUsage> {
         let images = self.list_images(true, Filters::default()).await?;
-        let options = ListOptions { all: true, size: true, ..ListOptions::default() };
-        let containers = self.list_containers(options).await?;
         let engine = self.clone();
         let (volumes, store) = blocking(move || {
             let mut volumes = Vec::new();
@@ -80,7 +78,7 @@ impl Engine {
             Ok((volumes, engine.inner.images.usage()?))
         })
         .await?;
-        Ok(DiskUsage { images, layers_size: store.bytes, shared: store.shared, containers, volumes })
+        Ok(DiskUsage { images, layers_size: store.bytes, shared: store.shared, volumes })
     }
 }
 

@@ -180,6 +180,39 @@ pub struct ContainerView {
     pub ending: Option<crate::Ending>,
 }
 
+/// A container as lists show it, while it is looked at: nothing is copied.
+#[derive(Clone)]
+pub struct ContainerRow<'a> {
+    /// Id.
+    pub id: &'a ContainerId,
+    /// Name without a slash.
+    pub name: &'a str,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Where it is.
+    pub status: Status,
+    /// Exit code of the last run.
+    pub exit_code: i32,
+    /// Start of the last run.
+    pub started_at: Option<Timestamp>,
+    /// End of the last run.
+    pub finished_at: Option<Timestamp>,
+    /// How its health check went; `None` without one, or before the first start.
+    pub health: Option<crate::HealthStatus>,
+    /// Image id (config digest).
+    pub image: &'a Digest,
+    /// The wishes, merged with what the image says.
+    pub spec: &'a ContainerSpec,
+    /// Mounts.
+    pub mounts: Vec<MountView>,
+    /// Networks, made when they are asked for.
+    pub endpoints: &'a dyn Fn() -> Vec<EndpointView>,
+    /// Ports.
+    pub ports: Vec<PortView>,
+    /// Bytes in the writable layer and in all layers, when asked for.
+    pub size: Option<(u64, u64)>,
+}
+
 /// Which stream a piece of output belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -464,7 +497,7 @@ pub struct SystemView {
     pub time: Timestamp,
 }
 
-/// What `system df` adds up.
+/// What `system df` adds up, beside the containers' sizes.
 #[derive(Clone, Debug, Default)]
 pub struct DiskUsage {
     /// Images with their size and containers.
@@ -473,8 +506,6 @@ pub struct DiskUsage {
     pub layers_size: u64,
     /// Of each image, the bytes of layers that other images have too.
     pub shared: HashMap<Digest, u64>,
-    /// Containers with sizes.
-    pub containers: Vec<ContainerView>,
     /// Volumes with size and number of users.
     pub volumes: Vec<(VolumeView, u64, usize)>,
 }

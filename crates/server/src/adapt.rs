@@ -98,11 +98,9 @@ pub(crate) fn container(document: &mut Value, version: ApiVersion) {
     }
 }
 
-/// One element of the list of containers.
-pub(crate) fn container_summary(document: &mut Value, version: ApiVersion) {
-    if version < ApiVersion::new(46) {
-        remove(&mut document["HostConfig"], "Annotations");
-    }
+/// Whether lists of containers show annotations.
+pub(crate) fn lists_annotations(version: ApiVersion) -> bool {
+    version >= ApiVersion::new(46)
 }
 
 /// An image, in lists as in inspect.

@@ -14,7 +14,11 @@ use crate::shape::{Shape, Shaped};
 
 /// A JSON document and a line break, as Docker ends its own.
 pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response {
-    match line(document) {
+    encoded(status, line(document))
+}
+
+fn encoded(status: StatusCode, document: serde_json::Result<Bytes>) -> Response {
+    match document {
         Ok(bytes) => {
             let mut response = Response::new(Body::from(bytes));
             *response.status_mut() = status;
@@ -25,6 +29,36 @@ pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response {
             tracing::error!("encoding an answer: {error}");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
+    }
+}
+
+/// A list that is encoded element by element, each while its owner shows it.
+pub(crate) struct List {
+    bytes: Vec<u8>,
+    failed: Option<serde_json::Error>,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self { bytes: vec![b'['], failed: None }
+    }
+}
+
+impl List {
+    /// Adds an element.
+    pub(crate) fn push(&mut self, element: &impl Serialize) {
+        if self.bytes.len() > 1 {
+            self.bytes.push(b',');
+        }
+        if let Err(error) = serde_json::to_writer(&mut self.bytes, element) {
+            self.failed = Some(error);
+        }
+    }
+
+    /// 200 with what was added.
+    pub(crate) fn finish(mut self) -> Response {
+        self.bytes.extend_from_slice(b"]\n");
+        encoded(StatusCode::OK, self.failed.map_or(Ok(self.bytes.into()), Err))
     }
 }
 

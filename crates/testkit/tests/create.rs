@@ -206,3 +206,24 @@ fn rt_21_parameters_of_the_host_are_out_of_reach() {
     ]);
     assert!(own.trim().ends_with('7'), "{own}");
 }
+
+#[test]
+fn a_list_has_the_fields_that_are_asked_for() {
+    let engine = Engine::with_image();
+    let (wharf, api) = (engine.wharf(), engine.api());
+    wharf.ok(&["create", "--name", "some", "--label", "a=b", "--annotation", "x=y", "box", "true"]);
+    let list = |target: &str| api.get(target).expect("the engine answers");
+    let full = list("/containers/json?all=1");
+    let some = list("/containers/json?all=1&fields=Names,State,Unheard");
+    assert_eq!(some, json!([{"Names": full[0]["Names"], "State": full[0]["State"]}]));
+    assert_eq!(full[0]["HostConfig"]["Annotations"], json!({"x": "y"}));
+    let old = list("/v1.45/containers/json?all=1");
+    assert_eq!(old[0]["HostConfig"], json!({"NetworkMode": "bridge"}));
+    assert_eq!(list("/system/df")["Containers"][0]["Names"], full[0]["Names"]);
+    assert_eq!(list("/containers/json?fields=Id"), json!([]));
+    // Formats that name columns, and those that look at all of it, show the same.
+    let shown = |format: &str| wharf.ok(&["ps", "-a", "--format", format]);
+    assert_eq!(shown("{{.Names}} {{.Label \"a\"}} {{.Networks}}"), "some b bridge");
+    assert_eq!(shown("{{with .}}{{.Names}} {{.Label \"a\"}} {{.Networks}}{{end}}"), "some b bridge");
+    assert!(full[0]["Id"].as_str().is_some_and(|id| id.starts_with(&wharf.ok(&["ps", "-aq"]))));
+}

@@ -44,32 +44,8 @@ impl Engine {
             record.spec.host.links = self.shown_links(&record);
         }
         let command = record.command();
-        let status = match record.phase {
-            Phase::Created => Status::Created,
-            Phase::Running => Status::Running,
-            Phase::Paused => Status::Paused,
-            Phase::Restarting => Status::Restarting,
-            Phase::Exited => Status::Exited,
-            Phase::Removing => Status::Removing,
-        };
-        let mounts =
-            record.mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs || mount.options.is_empty());
-        let shown = mounts.filter(|mount| !record.spec.host.tmpfs.contains_key(&mount.target));
-        let mounts = shown
-            .map(|mount| MountView {
-                kind: mount.kind,
-                name: if mount.image.is_empty() { mount.volume.clone() } else { mount.image.clone() },
-                source: mount.source.clone(),
-                destination: mount.target.clone(),
-                driver: match mount.driver.as_str() {
-                    "" if !mount.volume.is_empty() => "local".to_owned(),
-                    driver => driver.to_owned(),
-                },
-                mode: mount.mode.clone(),
-                writable: !mount.read_only,
-                propagation: mount.propagation.clone(),
-            })
-            .collect();
+        let status = record.phase.status();
+        let mounts = mounts(&record);
         let directory = self.inner.config.containers_dir().join(record.id.as_str());
         let file = |name: &str| directory.join(name).display().to_string();
         // Whoever joins a network has its names, too.
@@ -117,8 +93,44 @@ impl Engine {
     }
 }
 
+impl Phase {
+    /// What inspect and lists call it.
+    pub(super) fn status(self) -> Status {
+        match self {
+            Phase::Created => Status::Created,
+            Phase::Running => Status::Running,
+            Phase::Paused => Status::Paused,
+            Phase::Restarting => Status::Restarting,
+            Phase::Exited => Status::Exited,
+            Phase::Removing => Status::Removing,
+        }
+    }
+}
+
+/// Mounts, without those that `--tmpfs` asked for.
+pub(super) fn mounts(record: &super::Record) -> Vec<MountView> {
+    let mounts =
+        record.mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs || mount.options.is_empty());
+    let shown = mounts.filter(|mount| !record.spec.host.tmpfs.contains_key(&mount.target));
+    shown
+        .map(|mount| MountView {
+            kind: mount.kind,
+            name: if mount.image.is_empty() { mount.volume.clone() } else { mount.image.clone() },
+            source: mount.source.clone(),
+            destination: mount.target.clone(),
+            driver: match mount.driver.as_str() {
+                "" if !mount.volume.is_empty() => "local".to_owned(),
+                driver => driver.to_owned(),
+            },
+            mode: mount.mode.clone(),
+            writable: !mount.read_only,
+            propagation: mount.propagation.clone(),
+        })
+        .collect()
+}
+
 /// Published ports while it runs, then those that are only exposed.
-fn ports(record: &super::Record) -> Vec<PortView> {
+pub(super) fn ports(record: &super::Record) -> Vec<PortView> {
     let mut ports: Vec<PortView> = Vec::new();
     for published in
         record.endpoint.iter().filter(|_| record.is_running()).flat_map(|endpoint| &endpoint.ports)

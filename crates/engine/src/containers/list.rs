@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use regex_lite::Regex;
 use wharf_model::Filters;
 use wharf_model::network::Port;
 
-use super::Container;
-use crate::{ContainerView, Engine, Error, ListOptions, Result, Status};
+use super::inspect::{mounts, ports};
+use super::{Container, Phase, Record};
+use crate::{ContainerRow, Engine, Error, ListOptions, Result};
 
 const KEYS: &[&str] = &[
     "ancestor",
@@ -28,11 +30,15 @@ const KEYS: &[&str] = &[
 ];
 
 impl Engine {
-    /// Containers, newest first.
+    /// Shows containers, newest first. Each is looked at while it is shown: a list of a thousand copies none of them.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a filter that does not exist, [`Error::NoSuchContainer`] for one that names no container.
-    pub async fn list_containers(&self, options: ListOptions) -> Result<Vec<ContainerView>> {
+    pub async fn list_containers(
+        &self,
+        options: ListOptions,
+        mut show: impl FnMut(&ContainerRow<'_>) + Send,
+    ) -> Result<()> {
         let filters = &options.filters;
         filters.check_keys(KEYS)?;
         for status in filters.values("status") {
@@ -47,20 +53,12 @@ impl Engine {
         for health in filters.values("health") {
             if !["none", "starting", "healthy", "unhealthy"].contains(&health) {
                 return Err(Error::Invalid(format!(
-                    "invalid filter 'health={health}': invalid value for health ({health}): must be one of none, starting, \
-                     healthy, unhealthy"
-                )));
-            }
-        }
-        for health in filters.values("health") {
-            if !["none", "starting", "healthy", "unhealthy"].contains(&health) {
-                return Err(Error::Invalid(format!(
                     "invalid filter 'health={health}': invalid value for health ({health}): must be one of none, \
                      starting, healthy, unhealthy"
                 )));
             }
         }
-        let bound = |key: &str| -> Result<Option<jiff::Timestamp>> {
+        let bound = |key: &str| -> Result<Option<Timestamp>> {
             filters.values(key).next().map(|name| Ok(self.find(name)?.record().created)).transpose()
         };
         let (before, since) = (bound("before")?, bound("since")?);
@@ -69,29 +67,60 @@ impl Engine {
             || options.limit.is_some()
             || filters.contains("status")
             || filters.contains("exited");
-        let mut chosen: Vec<(ContainerView, Arc<Container>)> = Vec::new();
+        let names = Names::of(filters);
+        let passes = |record: &Record, row: &ContainerRow<'_>| -> Result<bool> {
+            let running = matches!(record.phase, Phase::Running | Phase::Paused | Phase::Restarting);
+            Ok((running || everything)
+                && before.is_none_or(|before| record.created < before)
+                && since.is_none_or(|since| record.created > since)
+                && ancestors.as_ref().is_none_or(|ids| ids.contains(&record.image.to_string()))
+                && passes(row, filters, &names)?)
+        };
+        let mut chosen: Vec<(Timestamp, Arc<Container>)> = Vec::new();
         for container in self.inner.containers.all() {
-            let view = self.view(&container);
-            let running = matches!(view.state.status, Status::Running | Status::Paused | Status::Restarting);
-            let shown = (running || everything)
-                && before.is_none_or(|before| view.created < before)
-                && since.is_none_or(|since| view.created > since)
-                && ancestors.as_ref().is_none_or(|ids| ids.contains(&view.image.to_string()))
-                && passes(&view, filters)?;
-            if shown {
-                chosen.push((view, container));
+            let record = container.record();
+            if self.with_row(&record, None, |row| passes(&record, row))? {
+                chosen.push((record.created, container.clone()));
             }
         }
-        chosen.sort_by(|(a, _), (b, _)| b.created.cmp(&a.created).then_with(|| b.id.cmp(&a.id)));
+        chosen.sort_by(|(a_created, a), (b_created, b)| (b_created, &b.id).cmp(&(a_created, &a.id)));
         chosen.truncate(options.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX));
-        let mut views = Vec::with_capacity(chosen.len());
-        for (mut view, container) in chosen {
-            if options.size {
-                view.size = Some(self.sizes(&container).await?);
-            }
-            views.push(view);
+        for (_, container) in chosen {
+            let size = if options.size { Some(self.sizes(&container).await?) } else { None };
+            let record = container.record();
+            self.with_row(&record, size, |row| {
+                // It may be another now.
+                if passes(&record, row)? {
+                    show(row);
+                }
+                Ok::<_, Error>(())
+            })?;
         }
-        Ok(views)
+        Ok(())
+    }
+
+    fn with_row<T>(
+        &self,
+        record: &Record,
+        size: Option<(u64, u64)>,
+        look: impl FnOnce(&ContainerRow<'_>) -> T,
+    ) -> T {
+        look(&ContainerRow {
+            id: &record.id,
+            name: &record.name,
+            created: record.created,
+            status: record.phase.status(),
+            exit_code: record.exit_code,
+            started_at: record.started_at,
+            finished_at: record.finished_at,
+            health: record.health.as_ref().map(|health| health.status),
+            image: &record.image,
+            spec: &record.spec,
+            mounts: mounts(record),
+            endpoints: &|| self.endpoints(record),
+            ports: ports(record),
+            size,
+        })
     }
 
     /// Image ids that `ancestor` names; unknown names match nothing.
@@ -109,7 +138,7 @@ impl Engine {
     }
 }
 
-fn passes(view: &ContainerView, filters: &Filters) -> Result<bool> {
+fn passes(row: &ContainerRow<'_>, filters: &Filters, names: &Names<'_>) -> Result<bool> {
     let port_filter = |key: &str, test: &dyn Fn(&Port) -> bool| -> Result<bool> {
         if !filters.contains(key) {
             return Ok(true);
@@ -144,29 +173,27 @@ fn passes(view: &ContainerView, filters: &Filters) -> Result<bool> {
             )));
         }
     }
-    let published = |port: &Port| view.ports.iter().any(|view| view.port == *port && view.host.is_some());
-    let exposed = |port: &Port| view.ports.iter().any(|view| view.port == *port);
-    Ok(filters.matches_any("id", |id| view.id.as_str().starts_with(id))
-        && filters.matches_any("name", |name| name_matches(&view.name, name))
-        && filters.matches_any("status", |status| view.state.status.as_str() == status)
-        && filters.matches_any("exited", |code| {
-            view.state.finished_at.is_some() && code.parse() == Ok(view.state.exit_code)
-        })
-        && filters.matches_any("health", |wanted| {
-            wanted == view.state.health.as_ref().map_or("none", |health| health.status.as_str())
-        })
+    let published = |port: &Port| row.ports.iter().any(|shown| shown.port == *port && shown.host.is_some());
+    let exposed = |port: &Port| row.ports.iter().any(|shown| shown.port == *port);
+    Ok(filters.matches_any("id", |id| row.id.as_str().starts_with(id))
+        && names.allow(row.name)
+        && filters.matches_any("status", |status| row.status.as_str() == status)
+        && filters
+            .matches_any("exited", |code| row.finished_at.is_some() && code.parse() == Ok(row.exit_code))
+        && filters
+            .matches_any("health", |wanted| wanted == row.health.map_or("none", |health| health.as_str()))
         && filters.boolean("is-task").map_err(|_| not_boolean(filters, "is-task"))? != Some(true)
         && filters.matches_any("network", |name| {
-            view.endpoints
+            (row.endpoints)()
                 .iter()
                 .any(|endpoint| endpoint.network == name || endpoint.network_id.starts_with(name))
         })
         && filters.matches_any("volume", |name| {
-            view.mounts
+            row.mounts
                 .iter()
                 .any(|mount| mount.name == name || mount.source == name || mount.destination == name)
         })
-        && filters.matches_all_labels("label", &view.spec.labels)
+        && filters.matches_all_labels("label", &row.spec.labels)
         && port_filter("publish", &published)?
         && port_filter("expose", &exposed)?)
 }
@@ -177,23 +204,41 @@ fn not_boolean(filters: &Filters, key: &str) -> Error {
     Error::Invalid(format!("invalid filter '{key}=[{}]'", values.join(" ")))
 }
 
-/// Docker takes the value for a regular expression and tries it with and without the slash in front of the name.
-fn name_matches(name: &str, pattern: &str) -> bool {
-    match Regex::new(pattern) {
-        Ok(pattern) => pattern.is_match(name) || pattern.is_match(&format!("/{name}")),
-        Err(_) => name == pattern,
+/// The values of `name`. Docker takes each for a regular expression and tries it with and without the slash in front of
+/// the name.
+struct Names<'a>(Vec<(&'a str, Option<Regex>)>);
+
+impl<'a> Names<'a> {
+    fn of(filters: &'a Filters) -> Self {
+        Self(filters.values("name").map(|text| (text, Regex::new(text).ok())).collect())
+    }
+
+    fn allow(&self, name: &str) -> bool {
+        let fits = |(text, pattern): &(&str, Option<Regex>)| match pattern {
+            Some(pattern) => pattern.is_match(name) || pattern.is_match(&format!("/{name}")),
+            None => name == *text,
+        };
+        self.0.is_empty() || self.0.iter().any(fits)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::name_matches;
+    use super::*;
+
+    fn name_matches(name: &str, pattern: &str) -> bool {
+        let mut filters = Filters::default();
+        filters.add("name", pattern);
+        Names::of(&filters).allow(name)
+    }
 
     #[test]
     fn names_match_as_scripts_use_them() {
+        assert!(Names::of(&Filters::default()).allow("web-1"));
         assert!(name_matches("web-1", "web"));
         assert!(name_matches("web-1", "^web-1$") && name_matches("web-1", "^/web-1$"));
         assert!(name_matches("web-1", "^/?web-1$") && name_matches("web-1", "w.b"));
         assert!(!name_matches("web-10", "^web-1$") && !name_matches("my-web", "^web"));
+        assert!(name_matches("a(", "a(") && !name_matches("a", "a("));
     }
 }

@@ -1,7 +1,7 @@
 //! Words for people: how long ago, and the `STATUS` column of `ps`.
 
 use jiff::Timestamp;
-use wharf_engine::{HealthStatus, StateView, Status};
+use wharf_engine::{ContainerRow, HealthStatus, Status};
 
 /// A span in Docker's coarse words: `5 minutes`, `About an hour`.
 pub(crate) fn duration(seconds: i64) -> String {
@@ -24,20 +24,20 @@ pub(crate) fn duration(seconds: i64) -> String {
 }
 
 /// `Up 5 minutes`, `Exited (0) 2 hours ago`, …
-pub(crate) fn status(state: &StateView, now: Timestamp) -> String {
+pub(crate) fn status(row: &ContainerRow<'_>, now: Timestamp) -> String {
     let since = |time: Option<Timestamp>| duration(now.duration_since(time.unwrap_or(now)).as_secs());
-    match state.status {
+    match row.status {
         Status::Created => "Created".to_owned(),
-        Status::Running => match state.health.as_ref().map(|health| health.status) {
-            None => format!("Up {}", since(state.started_at)),
-            Some(HealthStatus::Starting) => format!("Up {} (health: starting)", since(state.started_at)),
-            Some(health) => format!("Up {} ({})", since(state.started_at), health.as_str()),
+        Status::Running => match row.health {
+            None => format!("Up {}", since(row.started_at)),
+            Some(HealthStatus::Starting) => format!("Up {} (health: starting)", since(row.started_at)),
+            Some(health) => format!("Up {} ({})", since(row.started_at), health.as_str()),
         },
-        Status::Paused => format!("Up {} (Paused)", since(state.started_at)),
-        Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_at)),
+        Status::Paused => format!("Up {} (Paused)", since(row.started_at)),
+        Status::Restarting => format!("Restarting ({}) {} ago", row.exit_code, since(row.finished_at)),
         // A start that failed before the process ran has an exit code but never ran.
-        Status::Exited if state.started_at.is_none() => "Created".to_owned(),
-        Status::Exited => format!("Exited ({}) {} ago", state.exit_code, since(state.finished_at)),
+        Status::Exited if row.started_at.is_none() => "Created".to_owned(),
+        Status::Exited => format!("Exited ({}) {} ago", row.exit_code, since(row.finished_at)),
         Status::Removing => "Removal In Progress".to_owned(),
         Status::Dead => "Dead".to_owned(),
     }
@@ -45,9 +45,10 @@ pub(crate) fn status(state: &StateView, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wharf_engine::HealthView;
+    use wharf_model::ContainerSpec;
 
     use super::*;
+    use crate::convert::summary::tests::Sample;
 
     #[test]
     fn durations_are_coarse() {
@@ -79,30 +80,22 @@ mod tests {
     fn the_status_says_since_when() {
         let now = Timestamp::from_second(1_000_000).unwrap();
         let ago = |seconds: i64| Timestamp::from_second(1_000_000 - seconds).ok();
-        let mut state = StateView {
-            status: Status::Running,
-            pid: 1,
-            exit_code: 0,
-            oom_killed: false,
-            error: String::new(),
-            started_at: ago(300),
-            finished_at: None,
-            health: None,
-        };
+        let sample = Sample::of(ContainerSpec::default());
+        let mut state = ContainerRow { started_at: ago(300), ..sample.row() };
         assert_eq!(status(&state, now), "Up 5 minutes");
         for (health, wanted) in [
             (HealthStatus::Starting, "Up 5 minutes (health: starting)"),
             (HealthStatus::Healthy, "Up 5 minutes (healthy)"),
             (HealthStatus::Unhealthy, "Up 5 minutes (unhealthy)"),
         ] {
-            state.health = Some(HealthView { status: health, failing_streak: 0, log: Vec::new() });
+            state.health = Some(health);
             assert_eq!(status(&state, now), wanted);
         }
         state.status = Status::Paused;
         assert_eq!(status(&state, now), "Up 5 minutes (Paused)");
-        state = StateView { status: Status::Exited, exit_code: 137, finished_at: ago(2), ..state };
+        state = ContainerRow { status: Status::Exited, exit_code: 137, finished_at: ago(2), ..state };
         assert_eq!(status(&state, now), "Exited (137) 2 seconds ago");
-        state = StateView { status: Status::Exited, exit_code: 127, started_at: None, ..state };
+        state = ContainerRow { status: Status::Exited, exit_code: 127, started_at: None, ..state };
         assert_eq!(status(&state, now), "Created");
     }
 }

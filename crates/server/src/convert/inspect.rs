@@ -60,7 +60,7 @@ pub(crate) fn to_model(view: ContainerView) -> ContainerInspectResponse {
 }
 
 /// Has processes, frozen or not.
-pub(crate) fn is_up(state: &StateView) -> bool {
+fn is_up(state: &StateView) -> bool {
     matches!(state.status, Status::Running | Status::Paused)
 }
 
@@ -139,17 +139,21 @@ pub(crate) fn health(check: Healthcheck) -> HealthConfig {
     }
 }
 
-/// One mount point, in lists as in inspect.
-pub(crate) fn mount_point(mount: MountView) -> MountPoint {
-    let kind = match mount.kind {
+/// Docker's word for it.
+pub(crate) fn kind_of_mount(kind: MountKind) -> &'static str {
+    match kind {
         MountKind::Bind => "bind",
         MountKind::Volume => "volume",
         MountKind::Tmpfs => "tmpfs",
         MountKind::Image => "image",
-    };
+    }
+}
+
+/// One mount point.
+fn mount_point(mount: MountView) -> MountPoint {
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     MountPoint {
-        typ: Some(kind.to_owned()),
+        typ: Some(kind_of_mount(mount.kind).to_owned()),
         name: some(mount.name),
         source: Some(mount.source),
         destination: Some(mount.destination),
@@ -160,8 +164,8 @@ pub(crate) fn mount_point(mount: MountView) -> MountPoint {
     }
 }
 
-/// The networks by name, in lists as in inspect.
-pub(crate) fn networks(view: &ContainerView) -> HashMap<String, EndpointSettings> {
+/// The networks by name.
+fn networks(view: &ContainerView) -> HashMap<String, EndpointSettings> {
     let settings = |endpoint: &EndpointView| EndpointSettings {
         ipam_config: view.spec.ipv4_address.map(|address| EndpointIpamConfig {
             ipv4_address: Some(address.to_string()),
@@ -178,8 +182,9 @@ pub(crate) fn networks(view: &ContainerView) -> HashMap<String, EndpointSettings
     view.endpoints.iter().map(|endpoint| (endpoint.network.clone(), settings(endpoint))).collect()
 }
 
-fn mac(bytes: [u8; 6]) -> String {
-    bytes.map(|byte| format!("{byte:02x}")).join(":")
+/// A hardware address as text.
+pub(crate) fn mac([a, b, c, d, e, f]: [u8; 6]) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
 /// What is published where, and `null` for what is only exposed; nothing while the container does not run.

@@ -11,7 +11,7 @@ use wharf_api::models::{
 use wharf_api::version::ApiVersion;
 use wharf_engine::{DiskUsage, SystemView};
 
-use crate::convert::{host, image, inspect, size, summary, volume};
+use crate::convert::{host, image, inspect, size, volume};
 use crate::response::value;
 
 /// This engine's version.
@@ -161,14 +161,12 @@ pub(crate) struct Parts {
 }
 
 /// The document of `GET /system/df`, in the form before 1.52: the newer models have another.
-pub(crate) fn to_disk_usage(usage: DiskUsage, parts: Parts, now: jiff::Timestamp) -> Value {
+pub(crate) fn to_disk_usage(usage: DiskUsage, containers: Vec<Value>, parts: Parts) -> Value {
     let shared = usage.shared;
     let images = usage.images.into_iter().map(|view| {
         let shared_size = size(shared.get(&view.image.id).copied().unwrap_or(0));
         value(&ImageSummary { shared_size, ..image::to_summary(view) })
     });
-    let containers: Vec<Value> =
-        usage.containers.into_iter().map(|view| value(&summary::to_model(view, now))).collect();
     let volumes: Vec<Value> = usage
         .volumes
         .into_iter()

@@ -9,13 +9,17 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use wharf_api::models::{ContainerCreateResponse, ContainerPruneResponse, ContainerTopResponse};
 use wharf_api::version::ApiVersion;
-use wharf_engine::{Engine, ListOptions};
+use wharf_engine::{ContainerRow, Engine, ListOptions};
 
-use crate::convert::{create, filled, inspect, size, summary, update};
+use crate::convert::summary::{Fields, Summary};
+use crate::convert::{create, filled, inspect, size, update};
 use crate::error::{Failure, Result};
 use crate::request::{Json, JsonOrDefault, Query, Version};
 use crate::shape::Shaped;
 use crate::{adapt, response, shapes};
+
+/// The fields that a list is to have, with commas: ours, which Docker ignores as it does everything it does not know.
+const FIELDS: &str = "fields";
 
 pub(super) fn routes() -> Router<Engine> {
     Router::new()
@@ -46,12 +50,12 @@ async fn list(State(engine): State<Engine>, Version(version): Version, query: Qu
         query.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
     let options =
         ListOptions { all: query.flag("all"), limit, size: query.flag("size"), filters: query.filters()? };
-    let now = Timestamp::now();
-    let views = engine.list_containers(options).await?;
-    let mut rows: Vec<Value> =
-        views.into_iter().map(|view| response::value(&summary::to_model(view, now))).collect();
-    rows.iter_mut().for_each(|row| adapt::container_summary(row, version));
-    Ok(response::ok(&Shaped::each(&Value::Array(rows), shapes::CONTAINER_SUMMARY)))
+    let (now, annotations) = (Timestamp::now(), adapt::lists_annotations(version));
+    let fields = Fields::of(query.text(FIELDS));
+    let mut list = response::List::default();
+    let show = |row: &ContainerRow<'_>| list.push(&Summary { row, now, annotations, fields: &fields });
+    engine.list_containers(options, show).await?;
+    Ok(list.finish())
 }
 
 async fn create(

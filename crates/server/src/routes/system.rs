@@ -8,8 +8,9 @@ use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::json;
 use wharf_api::version::ApiVersion;
-use wharf_engine::Engine;
+use wharf_engine::{ContainerRow, Engine, ListOptions};
 
+use crate::convert::summary::{Fields, Summary};
 use crate::convert::system;
 use crate::error::{Failure, Result};
 use crate::request::{Query, Version};
@@ -72,7 +73,15 @@ async fn disk_usage(
         build_cache: asked("build-cache"),
     };
     let usage = engine.disk_usage().await?;
-    let mut document = system::to_disk_usage(usage, parts, Timestamp::now());
+    let mut containers = Vec::new();
+    if parts.containers {
+        let (now, fields) = (Timestamp::now(), Fields::of(None));
+        let show = |row: &ContainerRow<'_>| {
+            containers.push(response::value(&Summary { row, now, annotations: true, fields: &fields }));
+        };
+        engine.list_containers(ListOptions { all: true, size: true, ..ListOptions::default() }, show).await?;
+    }
+    let mut document = system::to_disk_usage(usage, containers, parts);
     let images = document["Images"].as_array_mut();
     images.into_iter().flatten().for_each(|image| adapt::image_size(image, version));
     Ok(response::ok(&Shaped::one(&document, shapes::DISK_USAGE)))

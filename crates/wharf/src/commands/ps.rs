@@ -1,5 +1,7 @@
 //! `ps`: lists containers.
 
+use std::collections::BTreeSet;
+
 use wharf_api::client::Request;
 
 use crate::{
@@ -67,7 +69,12 @@ impl Verb for Ps {
             .flag("size", size)
             .query_if("limit", if limit > 0 { limit.to_string() } else { String::new() })
             .query_if("filters", filter::to_query(&self.filter));
-        let list: Vec<Value> = cli.engine().await?.send(request).await?.json().await?;
+        // Our engine writes only what is shown; others ignore the wish, and what they write more is not read.
+        let members = format.columns().map(|columns| members(&columns));
+        let request =
+            request.query_if("fields", members.as_ref().map(|all| all.join(",")).unwrap_or_default());
+        let answer = cli.engine().await?.send(request).await?;
+        let list = answer.decode(|bytes| Value::parse_list(bytes, members.as_deref())).await?;
         let rows = list.into_iter().map(|summary| Container {
             summary,
             truncate: !self.no_trunc,
@@ -81,6 +88,30 @@ impl Ps {
     fn default_table(&self) -> String {
         if self.size { format!("{TABLE}\t{{{{.Size}}}}") } else { TABLE.to_owned() }
     }
+}
+
+/// The members of a summary that the columns are made of. A column that there is not is found out later.
+fn members(columns: &BTreeSet<&str>) -> Vec<&'static str> {
+    let of = |column: &str| -> &'static [&'static str] {
+        match column {
+            "Command" => &["Command"],
+            "CreatedAt" | "RunningFor" => &["Created"],
+            "ID" => &["Id"],
+            "Image" => &["Image", "ImageID"],
+            "Label" | "Labels" => &["Labels"],
+            "LocalVolumes" | "Mounts" => &["Mounts"],
+            "Names" => &["Names"],
+            "Networks" => &["NetworkSettings"],
+            "Ports" => &["Ports"],
+            "Size" => &["SizeRw", "SizeRootFs"],
+            "State" => &["State"],
+            "Status" => &["Status"],
+            _ => &[],
+        }
+    };
+    let all: BTreeSet<&str> = columns.iter().flat_map(|column| of(column)).copied().collect();
+    // Never none: that would ask for all.
+    if all.is_empty() { vec!["Id"] } else { all.into_iter().collect() }
 }
 
 /// A line of the listing.
@@ -303,6 +334,25 @@ mod tests {
             container(text).column("Ports").as_str(),
             "53-54/tcp, 60/tcp, 0.0.0.0:9000-9001->9000-9001/udp, 0.0.0.0:8081->80/tcp, [::]:8081->80/tcp"
         );
+    }
+
+    #[test]
+    fn every_column_is_made_of_what_is_asked_for() {
+        let full = r#"{"Id":"0123456789abcdef","Names":["/web"],"Image":"sha256:0123456789abcdefgh","Created":1,
+            "ImageID":"sha256:0123456789abcdefgh","Command":"sleep","Labels":{"b":"2"},"State":"running",
+            "Mounts":[{"Name":"v","Driver":"local"}],"Status":"Up","Ports":[{"PrivatePort":53,"Type":"tcp"}],
+            "NetworkSettings":{"Networks":{"bridge":{}}},"SizeRw":10,"SizeRootFs":1000}"#;
+        let whole = container(full);
+        for (name, _) in Container::COLUMNS {
+            let members = members(&[*name].into());
+            let list = format!("[{full}]");
+            let summary = Value::parse_list(list.as_bytes(), Some(&members)).unwrap().remove(0);
+            let part = Container { summary, truncate: true, own_size_only: false };
+            assert_eq!(part.column(name).as_str(), whole.column(name).as_str(), "{name}");
+        }
+        assert_eq!(members(&["Label"].into()), ["Labels"]);
+        assert_eq!(members(&["Platform"].into()), ["Id"]);
+        assert_eq!(members(&["ID", "Image"].into()), ["Id", "Image", "ImageID"]);
     }
 
     #[test]

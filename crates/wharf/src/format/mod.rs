@@ -6,7 +6,7 @@
 pub(crate) mod human;
 pub(crate) mod tabwriter;
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 use crate::{
     failure::{Failure, Result},
@@ -119,6 +119,11 @@ impl Format {
     /// Whether the format needs the column.
     pub(crate) fn mentions(&self, column: &str) -> bool {
         self.template.mentions(column)
+    }
+
+    /// The columns that the format names, `None` if it may show what it does not name.
+    pub(crate) fn columns(&self) -> Option<BTreeSet<&str>> {
+        self.template.fields()
     }
 
     /// Whether the format shows all columns at once, as `{{json .}}` of the user's does.

@@ -16,6 +16,8 @@ mod value;
 pub(crate) use go_format::{json_indent, quote, to_json};
 pub(crate) use value::{Object, Value};
 
+use std::collections::BTreeSet;
+
 use parser::Node;
 
 /// Why a template cannot be used; the text starts with `template:`, as Go's does.
@@ -78,8 +80,20 @@ impl Template {
 
     /// Whether the template names the field at the top of the data, as `.Size` or `$.Size`.
     pub(crate) fn mentions(&self, field: &str) -> bool {
+        self.used().fields.contains(field)
+    }
+
+    /// The fields at the top of the data that it names, `None` if it may look at the data as a whole, as `json .` does.
+    pub(crate) fn fields(&self) -> Option<BTreeSet<&str>> {
+        let used = self.used();
+        (!used.whole).then_some(used.fields)
+    }
+
+    fn used(&self) -> parser::Use<'_> {
+        let mut used = parser::Use::default();
         let defined = self.defined.iter().map(|(_, nodes)| nodes);
-        std::iter::once(&self.root).chain(defined).any(|nodes| parser::mentions(nodes, field))
+        std::iter::once(&self.root).chain(defined).for_each(|nodes| used.add(nodes));
+        used
     }
 }
 
@@ -220,5 +234,20 @@ mod tests {
             ["A", "B", "C", "D", "E"].map(|name| template.mentions(name)),
             [true, true, false, true, false]
         );
+        assert_eq!(template.fields(), Some(["A", "B", "D"].into()));
+        let whole = |source| Template::parse("", source).unwrap().fields().is_none();
+        for source in [
+            "{{.}}",
+            "{{json .}}",
+            "{{. | json}}",
+            "{{json $}}",
+            "{{$x := .}}{{$x.A}}",
+            "{{(.).A}}",
+            "{{with .A}}{{json $}}{{end}}",
+            "{{define \"t\"}}{{.A}}{{end}}{{template \"t\" .}}",
+        ] {
+            assert!(whole(source), "{source}");
+        }
+        assert!(!whole("{{.Label \"x\"}} {{range (split .A \",\")}}{{len $.B}}{{end}}"));
     }
 }

@@ -1,5 +1,6 @@
 //! Makes a tree of a template's tokens.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 pub(super) use super::lexer::Failure;
@@ -101,33 +102,54 @@ pub(super) struct Tree {
     pub(super) defined: Vec<(String, Vec<Node>)>,
 }
 
-/// Whether any of `nodes` names the field `name` of the template's data.
-pub(super) fn mentions(nodes: &[Node], name: &str) -> bool {
-    fn pipe(pipe: &Pipe, name: &str) -> bool {
-        pipe.commands.iter().flat_map(|command| &command.operands).any(|operand| {
+/// What a template takes of its data.
+#[derive(Debug, Default)]
+pub(super) struct Use<'a> {
+    /// The fields it names at the top.
+    pub(super) fields: BTreeSet<&'a str>,
+    /// It looks at the data as a whole, or may do so.
+    pub(super) whole: bool,
+}
+
+impl<'a> Use<'a> {
+    /// Adds what `nodes` take. Inside of `with` and `range`, where the data is another, too much may be added.
+    pub(super) fn add(&mut self, nodes: &'a [Node]) {
+        for node in nodes {
+            match node {
+                Node::Text(_) | Node::Break | Node::Continue => {}
+                Node::Action(pipe) => self.add_pipe(pipe),
+                Node::If { pipe, then, otherwise }
+                | Node::With { pipe, then, otherwise }
+                | Node::Range { pipe, body: then, otherwise } => {
+                    self.add_pipe(pipe);
+                    self.add(then);
+                    self.add(otherwise);
+                }
+                Node::Call { pipe, .. } => pipe.iter().for_each(|pipe| self.add_pipe(pipe)),
+            }
+        }
+    }
+
+    fn add_pipe(&mut self, pipe: &'a Pipe) {
+        for operand in pipe.commands.iter().flat_map(|command| &command.operands) {
             let at_top = match &operand.base {
                 Base::Dot => true,
                 Base::Variable(variable) => variable == "$",
-                Base::Pipe(inner) => return pipe_mentions(inner, name),
+                Base::Pipe(inner) => {
+                    self.add_pipe(inner);
+                    false
+                }
                 _ => false,
             };
-            at_top && operand.fields.first().is_some_and(|field| field == name)
-        })
-    }
-    nodes.iter().any(|node| match node {
-        Node::Text(_) | Node::Break | Node::Continue => false,
-        Node::Action(inner) => pipe(inner, name),
-        Node::If { pipe: inner, then, otherwise }
-        | Node::With { pipe: inner, then, otherwise }
-        | Node::Range { pipe: inner, body: then, otherwise } => {
-            pipe(inner, name) || mentions(then, name) || mentions(otherwise, name)
+            match operand.fields.first() {
+                Some(field) if at_top => {
+                    self.fields.insert(field);
+                }
+                None if at_top => self.whole = true,
+                _ => {}
+            }
         }
-        Node::Call { pipe: inner, .. } => inner.as_ref().is_some_and(|inner| pipe(inner, name)),
-    })
-}
-
-fn pipe_mentions(pipe: &Pipe, name: &str) -> bool {
-    mentions(&[Node::Action(pipe.clone())], name)
+    }
 }
 
 /// Parses a whole template.

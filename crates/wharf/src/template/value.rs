@@ -1,10 +1,10 @@
 //! The data a template works on.
 
-use std::{fmt, rc::Rc};
+use std::{borrow::Cow, fmt, rc::Rc};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 /// A value as JSON knows it, with the order of an object's members kept, or a row of a listing.
@@ -42,6 +42,15 @@ impl Value {
     /// Reads a JSON document.
     pub(crate) fn parse_json(bytes: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(bytes)
+    }
+
+    /// Reads a list of objects; with `keep`, only those of their members.
+    pub(crate) fn parse_list(bytes: &[u8], keep: Option<&[&str]>) -> serde_json::Result<Vec<Self>> {
+        let Some(keep) = keep else { return serde_json::from_slice(bytes) };
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        let list = Picked(&keep.iter().map(|name| (*name).into()).collect::<Vec<_>>()).list(&mut reader)?;
+        reader.end()?;
+        Ok(list)
     }
 
     pub(crate) fn string(text: impl AsRef<str>) -> Self {
@@ -174,6 +183,59 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
+/// Reads objects of which only these members are kept.
+#[derive(Clone, Copy)]
+struct Picked<'a>(&'a [Rc<str>]);
+
+impl Picked<'_> {
+    fn list<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Value>, D::Error> {
+        struct List<'a>(Picked<'a>);
+        impl<'de> Visitor<'de> for List<'_> {
+            type Value = Vec<Value>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Value>, A::Error> {
+                let mut objects = Vec::new();
+                while let Some(object) = seq.next_element_seed(self.0)? {
+                    objects.push(object);
+                }
+                Ok(objects)
+            }
+        }
+        deserializer.deserialize_seq(List(self))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Picked<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Picked<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut members = Vec::with_capacity(self.0.len());
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            match self.0.iter().find(|name| ***name == key) {
+                Some(name) => members.push((name.clone(), map.next_value()?)),
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Value::Map(members.into()))
+    }
+}
+
 struct AnyValue;
 
 impl<'de> Visitor<'de> for AnyValue {
@@ -222,5 +284,22 @@ impl<'de> Visitor<'de> for AnyValue {
             members.push((key.into(), value));
         }
         Ok(Value::Map(members.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_kept_of_a_list_is_read() {
+        let text = br#"[{"A":1,"B":{"C":[1,{}]},"D":"x"},{"D":null,"E\n":0}]"#;
+        let list = Value::parse_list(text, Some(&["D", "A"])).unwrap();
+        assert_eq!(format!("{list:?}"), r#"[{"A":1,"D":"x"}, {"D":null}]"#);
+        let all = Value::parse_list(text, None).unwrap();
+        assert_eq!(all[0].get("B").map(|b| b.list("C").len()), Some(2));
+        for wrong in ["{}", "[1]", "[{}", "[{}]x", "null"] {
+            assert!(Value::parse_list(wrong.as_bytes(), Some(&["A"])).is_err(), "{wrong}");
+        }
     }
 }
