@@ -125,7 +125,9 @@ fn ten_kills_during_a_pull_cost_almost_nothing() {
         "one pull: {whole} bytes; with ten kills: {killed}, {:.2} % more",
         (killed as f64 / whole as f64 - 1.0) * 100.0
     );
-    assert!(killed <= whole + whole / 50, "{killed} bytes were sent instead of {whole}");
+    // Two in a hundred, and what each killed engine had not read from its socket yet: on a busy machine that fills.
+    let most = whole + whole / 50 + 10 * (128 << 10);
+    assert!(killed <= most, "{killed} bytes were sent instead of {whole}");
     assert_eq!(engine.wharf().ok(&["image", "inspect", "-f", "{{.Id}}", &near]), image.id());
     check(&engine);
     assert_eq!(entries(&engine, "content/ingest"), Vec::<String>::new());
