@@ -120,7 +120,7 @@ struct Inner {
     /// Bytes on disk of layers, by their directory.
     measured: Mutex<HashMap<i64, u64>>,
     leases: Leases,
-    trash: Trash,
+    trash: Arc<Trash>,
     transfers: Transfers,
 }
 
@@ -157,7 +157,7 @@ impl Images {
             documents: Mutex::default(),
             measured: Mutex::default(),
             leases: Leases::default(),
-            trash: Trash::new(trash),
+            trash: Arc::new(Trash::new(trash)),
             transfers: Transfers::new(options.transfers),
         };
         inner.sweep()?;
@@ -194,7 +194,7 @@ impl Inner {
 
     /// A new numbered directory that goes away unless it gets a row.
     fn stage_directory(&self) -> Result<StagedDirectory> {
-        StagedDirectory::create(&self.snapshots, self.next_number(), self.layer_format())
+        StagedDirectory::create(&self.snapshots, self.next_number(), self.layer_format(), &self.trash)
     }
 
     fn layer_format(&self) -> Format {

@@ -15,6 +15,7 @@ use wharf_content::{Ingest, Staged};
 use wharf_linux::hostfs;
 use wharf_model::Digest;
 
+use crate::collect::Trash;
 use crate::compress::{Compression, Decoder};
 use crate::follow::{Follow, Written};
 use crate::layer::{FILES, Format, UnpackedLayer};
@@ -33,14 +34,16 @@ pub(crate) struct StagedDirectory {
     format: Format,
     path: PathBuf,
     keep: bool,
+    /// Takes what cannot be removed at once.
+    trash: Arc<Trash>,
 }
 
 impl StagedDirectory {
     /// Makes `snapshots/<number>/fs`.
-    pub(crate) fn create(snapshots: &Path, number: i64, format: Format) -> Result<Self> {
+    pub(crate) fn create(snapshots: &Path, number: i64, format: Format, trash: &Arc<Trash>) -> Result<Self> {
         let path = snapshots.join(number.to_string());
         hostfs::create_dir(&path, 0o700)?;
-        let staged = Self { number, format, path, keep: false };
+        let staged = Self { number, format, path, keep: false, trash: Arc::clone(trash) };
         hostfs::create_dir(&staged.path.join(FILES), 0o755)?;
         Ok(staged)
     }
@@ -67,7 +70,9 @@ impl Drop for StagedDirectory {
         }
         let detached = self.format.layers().detach(&self.path);
         if let Err(error) = detached.and_then(|()| Ok(hostfs::remove_dir_all(&self.path)?)) {
-            tracing::warn!("cannot remove an unfinished layer, the next start will: {error}");
+            tracing::warn!("cannot remove an unfinished layer, it will be tried again: {error}");
+            let _tried_again = self.trash.take(&self.path);
+            self.trash.empty_in_background();
         }
     }
 }

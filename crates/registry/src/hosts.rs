@@ -118,6 +118,12 @@ enum Found {
 }
 
 fn find(config: &Config, domain: &str) -> Result<Option<Found>> {
+    // It becomes part of a path.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    if domain.is_empty() || domain.len() > 255 || domain.starts_with('.') || !domain.bytes().all(plain) {
+        let shown: String = domain.chars().take(80).collect();
+        return Err(Error::Config(format!("invalid registry host {shown:?}: expected host[:port]")));
+    }
     // containerd writes the colon of a port as underscores, for systems where a file cannot have one.
     let escaped = domain.rsplit_once(':').map(|(host, port)| format!("{host}_{port}_"));
     for directory in &config.hosts_directories {
@@ -347,6 +353,18 @@ mod tests {
         assert_eq!(endpoints(&config, "other.test:5000").unwrap().len(), 1);
         config.mirrors = vec!["ftp://x".into()];
         assert!(endpoints(&config, "docker.io").is_err());
+    }
+
+    #[test]
+    fn a_host_is_no_path() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "hosts.toml", "server = \"https://evil.test\"");
+        write(dir.path(), "certs.d/good.test/hosts.toml", "");
+        let config = Config { hosts_directories: vec![dir.path().join("certs.d")], ..Config::default() };
+        assert!(matches!(find(&config, "good.test"), Ok(Some(Found::Hosts(_)))));
+        for domain in ["..", ".", "", "a/..", "good.test/../..", "\0", "\u{1f433}", &"x".repeat(300)] {
+            assert!(matches!(find(&config, domain), Err(Error::Config(_))), "{domain:?}");
+        }
     }
 
     #[test]

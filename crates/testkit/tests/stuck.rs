@@ -1,8 +1,8 @@
 //! One stuck thing stops nothing else (figure F9).
 //!
 //! At the same time: a container that somebody else has frozen, one whose volume's file system never answers, one whose
-//! log disk is full, one whose shim is stopped, a registry that drips, an attached client and an event subscriber that
-//! never read. While they stand, other containers are listed, inspected, run, stopped, removed and their logs read, and
+//! health check waits for such a file system, one whose shim is stopped, a volume plugin that takes every question and answers
+//! none, a registry that drips, an attached client and an event subscriber that never read. While they stand, other containers are listed, inspected, run, stopped, removed and their logs read, and
 //! each call is measured. Then the stuck ones are removed by force, and what the answer says is true.
 //!
 //! `WHARF_TEST_STUCK=3600` makes it a long run of so many seconds (`make stuck`). A short run asserts the deadline of
@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use wharf_testkit::census::{cgroups, parent};
 use wharf_testkit::silent::SilentMount;
-use wharf_testkit::{Engine, PATIENCE, image, wait_until};
+
+use wharf_testkit::{Engine, EngineBuilder, Manners, PATIENCE, VolumePlugin, image, wait_until};
 
 /// Every call on something that is not stuck has its answer by then, on any machine.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -153,10 +154,53 @@ fn round(engine: &Engine, times: &mut Times) {
     assert_eq!(output.stdout, "said\n", "{}", output.stderr);
 }
 
+/// An engine with a volume plugin that has two volumes.
+fn with_plugin() -> (Engine, tempfile::TempDir, VolumePlugin) {
+    let plugins = tempfile::Builder::new().prefix("wp-").tempdir().expect("a directory");
+    let directory = plugins.path().to_str().expect("plain text").to_owned();
+    let engine = EngineBuilder::default().argument("--plugin-dir").argument(&directory).start();
+    engine.load(&image::archive());
+    let data = engine.dir().join("plugin-data");
+    let plugin = VolumePlugin::start(&plugins.path().join("mute.sock"), &data, &data);
+    for name in ["theirs", "idle"] {
+        engine.wharf().ok(&["volume", "create", "-d", "mute", name]);
+    }
+    (engine, plugins, plugin)
+}
+
+#[test]
+fn a_health_check_that_waits_for_ever_stops_nothing_of_its_container() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    let silent = SilentMount::new(&engine.dir().join("silent"));
+    let bind = format!("{}:/silent", silent.path().display());
+    let check =
+        ["--health-unix", "/silent/socket", "--health-interval", "100ms", "--health-timeout", "200ms"];
+    let words =
+        [&["run", "-d", "--name", "probed", "--health-retries", "2", "-v", &bind][..], &check].concat();
+    wharf.ok(&[&words[..], &["box", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"]].concat());
+    let unhealthy = || wharf.ok(&["inspect", "-f", "{{.State.Health.Status}}", "probed"]) == "unhealthy";
+    wait_until("the check to be given up", PATIENCE, unhealthy);
+    let log = wharf.ok(&["inspect", "-f", "{{json .State.Health.Log}}", "probed"]);
+    assert!(log.contains("exceeded timeout") || log.contains("does not answer"), "{log}");
+    assert_eq!(wharf.ok(&["exec", "probed", "echo", "yes"]), "yes");
+    let mut times = Times::default();
+    times.request(&engine, "stop", "POST", "/containers/probed/stop?t=9", 204);
+    assert_eq!(wharf.ok(&["inspect", "-f", "{{.State.ExitCode}}", "probed"]), "3");
+    wharf.ok(&["start", "probed"]);
+    wait_until("the next check to be given up", PATIENCE, unhealthy);
+    times.request(&engine, "kill", "POST", "/containers/probed/kill", 204);
+    wharf.ok(&["wait", "probed"]);
+    wharf.ok(&["start", "probed"]);
+    times.request(&engine, "rm -f", "DELETE", "/containers/probed?force=1", 204);
+    drop(silent);
+}
+
 #[test]
 fn one_stuck_thing_stops_nothing_else() {
     let seconds: u64 = std::env::var("WHARF_TEST_STUCK").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    let engine = Engine::with_image();
+    // The plugin ends before its directory goes.
+    let (engine, _plugins, plugin) = with_plugin();
     let wharf = engine.wharf();
     let silent = SilentMount::new(&engine.dir().join("silent"));
     let run = |name: &str, more: &[&str], script: &str| {
@@ -172,7 +216,12 @@ fn one_stuck_thing_stops_nothing_else() {
     run("chatty", &[], "yes");
     run("unheard", &[], "yes");
     run("stopped", &[], "sleep 6000");
+    run("plugged", &["-v", "theirs:/theirs"], "sleep 6000");
+    let check =
+        ["--health-unix", "/silent/socket", "--health-interval", "200ms", "--health-timeout", "300ms"];
+    run("probed", &[&["-v", &bind][..], &check].concat(), "sleep 6000");
 
+    plugin.behave(Manners::Silent);
     freeze(&engine, "frozen");
     kill_process(shim(&engine, "stopped"), Signal::STOP).expect("root may");
     let id = wharf.ok(&["inspect", "-f", "{{.Id}}", "unheard"]);
@@ -193,6 +242,7 @@ fn one_stuck_thing_stops_nothing_else() {
                 deaf(&engine, "POST /containers/stopped/stop?t=600 HTTP/1.1\r\nContent-Length: 0"),
             ]
         })
+        .chain((0..20).map(|_| deaf(&engine, "DELETE /volumes/idle HTTP/1.1")))
         .collect();
 
     let mut times = Times::default();
@@ -208,7 +258,7 @@ fn one_stuck_thing_stops_nothing_else() {
         assert!(worst <= GOAL, "p99 is {worst:?}");
     }
 
-    for name in ["frozen", "stopped", "waiting", "chatty", "unheard"] {
+    for name in ["frozen", "stopped", "waiting", "chatty", "unheard", "plugged", "probed"] {
         let since = Instant::now();
         let answer = engine.api().request("DELETE", &format!("/containers/{name}?force=1"), None);
         let answer = answer.expect("an answer");
@@ -225,6 +275,7 @@ fn one_stuck_thing_stops_nothing_else() {
         }
     }
     drop(silent);
+    plugin.behave(Manners::Good);
     wait_until("what was stuck to be removable", PATIENCE, || wharf.run(&["rm", "-f", "waiting"]).code == 0);
 }
 
@@ -232,7 +283,7 @@ fn one_stuck_thing_stops_nothing_else() {
 fn a_full_disk_is_told_and_recovers() {
     let directory = tempfile::Builder::new().prefix("wt-full-").tempdir().expect("a temporary directory");
     let disk = SmallDisk::mount(&directory.path().join("disk"), 48 << 20);
-    let engine = wharf_testkit::EngineBuilder::default().data_root(&disk.0.join("data")).start();
+    let engine = EngineBuilder::default().data_root(&disk.0.join("data")).start();
     engine.load(&image::archive());
     let wharf = engine.wharf();
     wharf.ok(&[

@@ -142,6 +142,8 @@ pub(crate) struct Progress {
     /// How many removals by force are under way: each ends its run first and takes it away then, and nobody starts it
     /// in between.
     pub(crate) doomed: usize,
+    /// A removal that was asked for is under way.
+    pub(crate) removing: bool,
     /// It is gone.
     pub(crate) removed: bool,
 }

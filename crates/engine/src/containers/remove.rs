@@ -33,13 +33,34 @@ impl Drop for Doom<'_> {
     }
 }
 
+/// The one removal of a container that somebody has asked for and that is under way.
+struct Removal<'a>(&'a Container);
+
+impl<'a> Removal<'a> {
+    fn begin(container: &'a Container) -> Option<Self> {
+        let first =
+            container.progress.send_if_modified(|progress| !std::mem::replace(&mut progress.removing, true));
+        first.then_some(Self(container))
+    }
+}
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        self.0.progress.send_modify(|progress| progress.removing = false);
+    }
+}
+
 impl Engine {
     /// Removes a container; with `force` a running one is killed, with `volumes` its anonymous volumes go, too.
     ///
     /// # Errors
-    /// [`Error::Conflict`] while it runs.
+    /// [`Error::Conflict`] while it runs, or while another call removes it.
     pub async fn remove_container(&self, name: &str, force: bool, volumes: bool) -> Result<()> {
         let container = self.find(name)?;
+        let Some(_removal) = Removal::begin(&container) else {
+            let text = format!("removal of container {name} is already in progress");
+            return Err(Error::Conflict(text));
+        };
         {
             let record = container.record();
             if (record.is_running() || record.phase == Phase::Restarting) && !force {

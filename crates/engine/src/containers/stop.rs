@@ -113,7 +113,8 @@ impl Engine {
             emptied.map_err(|error| Error::System(error.to_string()))
         });
         let emptied = tokio::time::timeout(KILL_DEADLINE, emptied).await;
-        if matches!(emptied, Ok(Ok(true))) {
+        // A group that cannot be reached any more went with its container, whose end is about to be told.
+        if matches!(emptied, Ok(Ok(true) | Err(_))) {
             if self.wait_end(container, Some(SHIM_DEADLINE)).await {
                 return Ok(());
             }
@@ -340,7 +341,11 @@ impl Engine {
 /// Ends the shim of a container by force, if the process of that number is still the one.
 fn kill_shim(pid_file: &Path, container: &str) -> Result<()> {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-    let text = hostfs::read_bounded(pid_file, 32)?;
+    let text = match hostfs::read_bounded(pid_file, 32) {
+        // It removes the file when it leaves.
+        Err(error) if error.is_not_found() => return Ok(()),
+        read => read?,
+    };
     let pid = String::from_utf8_lossy(&text).trim().parse().ok().and_then(Pid::from_raw);
     let Some(pid) = pid else { return Ok(()) };
     // From here on the number can change its owner, the descriptor cannot.

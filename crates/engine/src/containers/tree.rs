@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
 use rustix::process::PidfdFlags;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, Semaphore};
@@ -320,7 +321,10 @@ fn root_of(pid: i32, cgroup: &str) -> Result<OwnedFd> {
     let failed =
         |error: io::Error| Error::System(format!("cannot reach the files of the container: {error}"));
     let own = File::open("/proc/thread-self/ns/mnt").map_err(failed)?;
-    namespace::join(&pidfd, Namespaces::MOUNT).map_err(failed)?;
+    namespace::join(&pidfd, Namespaces::MOUNT).map_err(|error| match error.raw_os_error() {
+        Some(code) if code == Errno::SRCH.raw_os_error() => gone(),
+        _ => failed(error),
+    })?;
     let tree = mount::clone_tree(CWD, c"/", false);
     // Back in any case: a thread that stayed there would resolve the host's paths in the container.
     namespace::join(own.as_fd(), Namespaces::MOUNT).map_err(failed)?;

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+
 use super::local;
 use super::plugin::Plugins;
 use super::record::{self, HoldRow, Record};
@@ -20,6 +22,8 @@ use crate::apart::{apart, within};
 use crate::containers::{Container, MountRecord, random_id};
 use crate::{Engine, Error, Result};
 
+/// How long the end of a run waits for its volumes to be given back.
+const GIVE_BACK: Duration = Duration::from_secs(5);
 /// A mount that is going on.
 const GOING: u8 = 0;
 const FINISHED: u8 = 1;
@@ -183,14 +187,22 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives back what [`Engine::hold_volumes`] took. Goes on after an error and reports each.
+    /// Gives back what [`Engine::hold_volumes`] took. Goes on after an error and reports each. A plugin or a server that
+    /// does not answer keeps nobody waiting for long: the rest is done when it does, and until then its volume is held.
     pub(crate) async fn release_volumes(&self, container: &Container) {
         let mounts = container.record().mounts.clone();
-        for mount in mounts.iter().filter(|mount| mount.driven) {
-            let holder = holder(container.id.as_str(), &mount.target);
-            if let Err(error) = self.release(&mount.volume, &holder).await {
-                tracing::warn!(container = %container.id, volume = mount.volume, %error, "cannot give back a volume");
-            }
+        let released = mounts.into_iter().filter(|mount| mount.driven).map(|mount| {
+            let (engine, id) = (self.clone(), container.id.clone());
+            tokio::spawn(async move {
+                let holder = holder(id.as_str(), &mount.target);
+                if let Err(error) = engine.release(&mount.volume, &holder).await {
+                    tracing::warn!(container = %id, volume = mount.volume, %error, "cannot give back a volume");
+                }
+            })
+        });
+        let released: Vec<_> = released.collect();
+        if tokio::time::timeout(GIVE_BACK, join_all(released)).await.is_err() {
+            tracing::warn!(container = %container.id, "a volume is still being given back: its driver does not answer");
         }
     }
 

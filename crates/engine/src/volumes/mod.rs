@@ -10,7 +10,6 @@
 //! Blocking work here runs [apart](crate::apart): it may be called from within blocking work, which must not wait for
 //! more threads of its own kind.
 
-mod discover;
 mod hold;
 mod local;
 mod plugin;

@@ -7,21 +7,19 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use super::discover;
 use crate::apart::apart;
+use crate::plugins::{PluginQuestion, ask_plugin, find_plugin, plugin_names};
 use crate::{Error, Result};
 
 /// The largest answer.
@@ -115,17 +113,20 @@ struct Known {
     scope: String,
 }
 
+/// Plugins that did not answer, each with when it last did not, and whether it is being asked again.
+type Silent = Arc<Mutex<HashMap<String, (Instant, bool)>>>;
+
 /// The volume plugins of this machine.
 pub(crate) struct Plugins {
     directories: Vec<PathBuf>,
     patience: Duration,
     known: Mutex<HashMap<String, Known>>,
-    silent: Mutex<HashMap<String, Instant>>,
+    silent: Silent,
 }
 
 impl Plugins {
     pub(crate) fn new(directories: Vec<PathBuf>, patience: Duration) -> Self {
-        Self { directories, patience, known: Mutex::default(), silent: Mutex::default() }
+        Self { directories, patience, known: Mutex::default(), silent: Silent::default() }
     }
 
     /// Names of the plugins that have introduced themselves.
@@ -138,7 +139,7 @@ impl Plugins {
     /// Names of all plugins that could be asked.
     pub(super) async fn names(&self) -> Vec<String> {
         let directories = self.directories.clone();
-        apart(move || Ok(discover::names(&directories))).await.unwrap_or_default()
+        apart(move || Ok(plugin_names(&directories))).await.unwrap_or_default()
     }
 
     /// Makes sure that there is such a driver, in Docker's words.
@@ -215,17 +216,32 @@ impl Plugins {
                 patience.as_secs()
             )))
         });
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        match &result {
-            Err(Failure::Silent(_)) => drop(silent.insert(name.to_owned(), Instant::now())),
-            _ => drop(silent.remove(name)),
-        }
+        note(&self.silent, name, matches!(result, Err(Failure::Silent(_))));
         result
     }
 
+    /// When a plugin last did not answer. Somebody is sent to ask it again from time to time, so that those who look do
+    /// not have to wait for it; after a long time without any looks they do.
     fn silent_since(&self, name: &str) -> Option<Instant> {
-        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.get(name).copied().filter(|since| since.elapsed() < SILENCE)
+        let mut silent = lock(&self.silent);
+        let (since, asking) = silent.get_mut(name)?;
+        if since.elapsed() > SILENCE * 3 {
+            return None;
+        }
+        if since.elapsed() > SILENCE && !*asking {
+            *asking = true;
+            let (directories, notes) = (self.directories.clone(), self.silent.clone());
+            let (name, patience) = (name.to_owned(), LOOK.min(self.patience));
+            tokio::spawn(async move {
+                let wanted = name.clone();
+                let found = apart(move || Ok(find_plugin(&directories, &wanted))).await;
+                let Ok(Ok(Some(socket))) = found else { return note(&notes, &name, false) };
+                let question = Some(json!({}));
+                let answer = exchange(&name, &socket, "/VolumeDriver.Capabilities", question, patience).await;
+                note(&notes, &name, matches!(answer, Err(Failure::Silent(_))));
+            });
+        }
+        Some(*since)
     }
 
     pub(super) async fn list(&self, name: &str) -> Answered<Vec<Told>> {
@@ -245,14 +261,14 @@ impl Plugins {
         self.lock().get(name).map_or_else(|| "local".to_owned(), |known| known.scope.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The plugin's socket; the first time, it is asked who it is.
     async fn introduce(&self, name: &str, patience: Duration) -> Answered<PathBuf> {
         let (directories, wanted) = (self.directories.clone(), name.to_owned());
-        let found = apart(move || Ok(discover::socket(&directories, &wanted))).await;
+        let found = apart(move || Ok(find_plugin(&directories, &wanted))).await;
         let socket = match found {
             Ok(Ok(Some(socket))) => socket,
             Ok(Ok(None)) => return Err(Failure::Missing),
@@ -286,6 +302,19 @@ impl Plugins {
     }
 }
 
+fn lock(silent: &Silent) -> MutexGuard<'_, HashMap<String, (Instant, bool)>> {
+    silent.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes down whether a plugin has answered.
+fn note(silent: &Silent, name: &str, stays: bool) {
+    let mut silent = lock(silent);
+    match stays {
+        true => drop(silent.insert(name.to_owned(), (Instant::now(), false))),
+        false => drop(silent.remove(name)),
+    }
+}
+
 /// One question and its answer.
 async fn exchange(
     name: &str,
@@ -296,27 +325,11 @@ async fn exchange(
 ) -> Answered<Answer> {
     let work = async {
         let stream = connect(socket).await;
-        let broken = |what: &dyn std::fmt::Display| Failure::Broken(format!("the plugin {name}: {what}"));
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| broken(&error))?;
-        let driving = tokio::spawn(connection);
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let request = Request::post(path)
-            .header(header::HOST, "plugin.moby.localhost")
-            .header(header::ACCEPT, MEDIA_TYPE)
-            .header(header::CONTENT_TYPE, MEDIA_TYPE)
-            .body(Full::new(body))
-            .map_err(|error| broken(&error))?;
-        let answered = async {
-            let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER).collect().await;
-            Ok((status, body.map_err(|error| broken(&error))?.to_bytes()))
-        };
-        let answered = answered.await;
-        driving.abort();
-        let (status, bytes) = answered?;
+        let question = PluginQuestion { path, media_type: MEDIA_TYPE, body, limit: ANSWER };
+        let answered = ask_plugin(stream, question).await;
+        let (status, bytes) =
+            answered.map_err(|error| Failure::Broken(format!("the plugin {name}: {error}")))?;
         read(name, path, status, &bytes)
     };
     tokio::time::timeout(patience, work).await.unwrap_or_else(|_| {

@@ -319,7 +319,8 @@ impl Inner {
     ) -> Result<Option<(StagedDirectory, UnpackedLayer)>> {
         for blob in self.db.read(|conn| records::blobs_of_diff(conn, &row.diff))? {
             let Ok(file) = self.store.reader(&blob) else { continue };
-            let directory = StagedDirectory::create(&self.snapshots, self.next_number(), format)?;
+            let directory =
+                StagedDirectory::create(&self.snapshots, self.next_number(), format, &self.trash)?;
             let unpacked = match unpack_again(file, &directory, &row.diff, &self.limits) {
                 Ok(unpacked) => unpacked,
                 Err(error) if error.is_full() => return Err(error),

@@ -109,6 +109,12 @@ struct Hierarchy {
     controllers: Vec<String>,
 }
 
+/// A limit of processes as the kernel reads it. It refuses what is more than there can ever be.
+fn most_processes(limit: i64) -> String {
+    const MOST: i64 = 4 << 20;
+    if (0..=MOST).contains(&limit) { limit.to_string() } else { "max".to_owned() }
+}
+
 fn magic(path: &Path) -> u64 {
     rustix::fs::statfs(path).map_or(0, |s| s.f_type as u64)
 }

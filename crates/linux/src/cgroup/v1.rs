@@ -58,8 +58,7 @@ pub(super) fn apply(hierarchy: &Hierarchy, dir: &Path, r: &Resources, update: bo
             "cpuset" => cpuset(dir, r)?,
             "pids" => {
                 if let Some(limit) = r.pids.filter(|p| *p != 0) {
-                    let value = if limit < 0 { "max".to_owned() } else { limit.to_string() };
-                    write(&dir.join("pids.max"), &value)?;
+                    write(&dir.join("pids.max"), &super::most_processes(limit))?;
                 }
             }
             "blkio" => blkio(dir, r)?,

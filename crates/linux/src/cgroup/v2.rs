@@ -41,7 +41,7 @@ pub(super) fn apply(dir: &Path, r: &Resources) -> Result<()> {
     memory(dir, r)?;
     cpu(dir, r)?;
     if let Some(limit) = r.pids.filter(|p| *p != 0) {
-        set(dir, "pids", "pids.max", &if limit < 0 { "max".to_owned() } else { limit.to_string() })?;
+        set(dir, "pids", "pids.max", &super::most_processes(limit))?;
     }
     io(dir, r)?;
     for (size, limit) in &r.hugepages {

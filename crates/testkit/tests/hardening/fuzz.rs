@@ -1,14 +1,19 @@
 //! Requests made of what the API knows and bent: null for each field, wrong kinds, cut bodies, wild queries.
 //!
-//! `WHARF_TEST_FUZZ` says how many (1,000,000 for the long form), `WHARF_TEST_SEED` repeats a run.
+//! `WHARF_TEST_FUZZ` says how many (1,000,000 for the long form), `WHARF_TEST_FUZZ_CLIENTS` from how many clients at once,
+//! `WHARF_TEST_SEED` repeats the choices of a run.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, RwLock};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wharf_testkit::Engine;
 use wharf_testkit::random::Random;
 
-use super::wire::exchange;
+use super::wire::Wire;
 
 /// An example of everything `create` takes.
 fn container() -> Value {
@@ -41,8 +46,8 @@ fn container() -> Value {
     })
 }
 
-/// Method, path, keys of its query, an example of its body. `{c}`, `{i}`, `{v}`, `{n}` and `{x}` stand for a container, an
-/// image, a volume, a network and an exec.
+/// Method, path, keys of its query, an example of its body. `{c}`, `{i}`, `{v}`, `{n}`, `{x}` and `{r}` stand for a
+/// container, an image, a volume, a network, an exec and an image elsewhere.
 fn endpoints() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     let (none, container) = (Value::Null, container());
     vec![
@@ -99,12 +104,12 @@ fn endpoints() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("GET", "/images/{i}/json", "manifests,platform", none.clone()),
         ("GET", "/images/{i}/history", "platform", none.clone()),
         ("POST", "/images/{i}/tag", "repo,tag", none.clone()),
-        ("POST", "/images/{i}/push", "tag,platform", none.clone()),
+        ("POST", "/images/{r}/push", "tag,platform", none.clone()),
         ("DELETE", "/images/nope{i}", "force,noprune,platforms", none.clone()),
         ("GET", "/images/search", "limit,filters", none.clone()),
         ("POST", "/images/load", "quiet,platform", json!("no tar")),
         ("POST", "/images/create", "repo,tag,message,changes,platform", json!("no tar")),
-        ("GET", "/distribution/{i}/json", "", none.clone()),
+        ("GET", "/distribution/{r}/json", "", none.clone()),
         ("GET", "/volumes", "filters", none.clone()),
         (
             "POST",
@@ -203,66 +208,133 @@ const NAMES: &[&str] = &[
     ":",
 ];
 
+/// What was found, by its kind: how often, and the first example.
+type Findings = Mutex<BTreeMap<String, (u64, String)>>;
+
 pub(crate) fn run(engine: &Engine) {
-    let count: u64 = std::env::var("WHARF_TEST_FUZZ").ok().and_then(|text| text.parse().ok()).unwrap_or(250);
+    let number =
+        |name: &str, usual: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
+    let count = number("WHARF_TEST_FUZZ", 250);
+    let clients = number("WHARF_TEST_FUZZ_CLIENTS", if count > 10_000 { 4 } else { 1 });
     let mut random = Random::from_env("WHARF_TEST_SEED");
-    let wharf = engine.wharf();
-    wharf.ok(&["volume", "create", "vol"]);
-    wharf.ok(&["run", "-d", "--name", "fuzz", "--restart", "no", "box", "sleep", "100000"]);
-    let created = engine
-        .api()
-        .request("POST", "/containers/fuzz/exec", Some(&json!({"Cmd": ["true"]})))
-        .expect("an answer");
-    let exec = created.json()["Id"].as_str().unwrap_or_default().to_owned();
-    let (pid, endpoints) = (engine.pid(), endpoints());
-    for number in 0..count {
-        let (method, path, keys, example) = &endpoints[random.between(0, endpoints.len() as u64) as usize];
-        let target = target(path, keys, &exec, &mut random);
-        let body = body(example, &mut random);
-        let request = [
-            format!(
-                "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-                body.len()
-            )
-            .into_bytes(),
-            body.clone(),
-        ]
-        .concat();
-        let answer = exchange(&engine.socket(), &request, Duration::from_millis(400));
-        let shown = || format!("request {number}: {method} {target} {}", String::from_utf8_lossy(&body));
-        // Whoever hears nothing for a while asked for something that takes long; but no connection is dropped without a word.
-        assert!(
-            answer.status != 0 || answer.silent,
-            "{}: the connection was closed\n{}",
-            shown(),
-            engine.log_tail()
-        );
-        if answer.status == 500 {
-            let message: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-            let text =
-                message["message"].as_str().unwrap_or_default().lines().next().unwrap_or_default().to_owned();
-            assert!(
-                !text.is_empty() && !text.contains("panicked") && !text.contains("internal task"),
-                "{}: {answer:?}",
-                shown()
-            );
-            let logged = text.chars().take(60).collect::<String>();
-            assert!(engine.log_tail().contains(&logged), "{}: {text} is not in the log", shown());
+    let (findings, exec, done) = (Findings::default(), RwLock::new(furnish(engine)), AtomicU64::new(0));
+    let since = Instant::now();
+    std::thread::scope(|scope| {
+        for client in 0..clients {
+            let (findings, exec, done, random) = (&findings, &exec, &done, random.fork(client));
+            scope.spawn(move || {
+                let mut wire = Wire::new(&engine.socket());
+                let mut random = random;
+                let endpoints = endpoints();
+                for _ in 0..count.div_ceil(clients) {
+                    let exec_id = exec.read().expect("no panic while it is held").clone();
+                    one(engine, &mut wire, &endpoints, &exec_id, &mut random, findings);
+                    let number = done.fetch_add(1, Ordering::Relaxed) + 1;
+                    // What was made is removed from time to time, or the long form would fill the machine.
+                    if number % 200 == 0 {
+                        *exec.write().expect("as above") = furnish(engine);
+                    }
+                    if number % 10_000 == 0 {
+                        println!("{number} requests after {:?}", since.elapsed());
+                        report(findings);
+                    }
+                }
+            });
         }
-        assert_eq!(engine.pid(), pid, "{}", shown());
-        if number % 100 == 99 {
-            assert!(engine.api().is_up(), "{}", shown());
-            // What was made is removed from time to time, or the long form would fill the machine.
-            wharf.shell("docker ps -aq --filter label=a | xargs -r docker rm -fv", &[]);
+    });
+    println!("{} requests, {clients} clients, {:?}", done.load(Ordering::Relaxed), since.elapsed());
+    report(&findings);
+    let log = engine.log();
+    let panic = log.lines().find(|line| line.contains("panicked")).unwrap_or_default();
+    assert_eq!(panic, "");
+    engine.api().get("/info").expect("the engine answers");
+    let findings = findings.into_inner().expect("no panic while it is held");
+    let bad: Vec<_> = findings.iter().filter(|(kind, _)| !kind.starts_with("silent")).collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+}
+
+fn report(findings: &Findings) {
+    for (kind, (times, example)) in &*findings.lock().expect("no panic while it is held") {
+        println!("{times} x {kind}: {}", example.chars().take(300).collect::<String>());
+    }
+}
+
+/// Makes sure that there is what requests are about, and nothing else; the id of an exec.
+fn furnish(engine: &Engine) -> String {
+    let api = engine.api();
+    let post = |path: &str, body: Value| api.request("POST", path, Some(&body));
+    let list = api.get("/containers/json?all=1").unwrap_or_default();
+    for container in list.as_array().into_iter().flatten() {
+        if container["Names"][0] != "/fuzz" {
+            let path = format!("/containers/{}?force=1&v=1", container["Id"].as_str().unwrap_or_default());
+            let _gone_already = api.request("DELETE", &path, None);
         }
     }
-    let log = std::fs::read_to_string(engine.dir().join("wharfd.log")).expect("the log is there");
-    assert!(
-        !log.contains("panicked"),
-        "{}",
-        log.lines().find(|line| line.contains("panicked")).unwrap_or_default()
+    for kind in ["images", "volumes"] {
+        let _others =
+            api.request("POST", &format!("/{kind}/prune?filters=%7B%22all%22:%5B%22true%22%5D%7D"), None);
+    }
+    let _there = post("/volumes/create", json!({"Name": "vol"}));
+    let _there = api.request("POST", "/images/box/tag?repo=127.0.0.1:9/box", None);
+    let sleeper = json!({"Image": "box", "Cmd": ["sleep", "100000"], "StopSignal": "KILL"});
+    for path in ["/containers/create?name=fuzz", "/containers/fuzz/unpause", "/containers/fuzz/start"] {
+        let _fine_already = post(path, sleeper.clone());
+    }
+    let made = post("/containers/fuzz/exec", json!({"Cmd": ["true"]}));
+    made.map(|answer| answer.json()["Id"].as_str().unwrap_or_default().to_owned()).unwrap_or_default()
+}
+
+/// Sends one request and judges the answer.
+fn one(
+    engine: &Engine,
+    wire: &mut Wire,
+    endpoints: &[(&'static str, &'static str, &'static str, Value)],
+    exec: &str,
+    random: &mut Random,
+    findings: &Findings,
+) {
+    let (method, path, keys, example) = &endpoints[random.between(0, endpoints.len() as u64) as usize];
+    let target = target(path, keys, exec, random);
+    let body = body(example, random);
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
     );
-    engine.api().get("/info").expect("the engine answers");
+    // A registry that refuses is tried again for a while.
+    let patience = Duration::from_millis(if path.starts_with("/distribution") { 20 } else { 400 });
+    let answer = wire.ask(&[head.as_bytes(), &body].concat(), patience);
+    let shown = || format!("{method} {target} {}", String::from_utf8_lossy(&body));
+    let find = |what: &str| {
+        let mut findings = findings.lock().expect("no panic while it is held");
+        findings.entry(format!("{what}: {method} {path}")).or_insert_with(|| (0, shown())).0 += 1;
+    };
+    // Whoever hears nothing for a while asked for something that takes long; but no connection is dropped without a word.
+    if answer.silent {
+        find("silent");
+    } else if answer.status == 0 {
+        assert!(!engine.has_died(), "the engine died: {}\n{}", shown(), engine.log_tail());
+        find("closed");
+    }
+    // An answer to HEAD has no words.
+    if answer.status == 500 && *method != "HEAD" {
+        let message: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let text = message["message"].as_str().unwrap_or_default().lines().next().unwrap_or_default();
+        if text.is_empty() || text.contains("panicked") || text.contains("internal task") {
+            find(&format!("500 {text}"));
+        } else if !is_logged(engine, &text.chars().take(60).collect::<String>()) {
+            find(&format!("500 that is not in the log: {text}"));
+        }
+    }
+}
+
+/// Whether the last lines of the log have this text.
+fn is_logged(engine: &Engine, text: &str) -> bool {
+    let mut log = std::fs::File::open(engine.dir().join("wharfd.log")).expect("the log is there");
+    let length = log.seek(SeekFrom::End(0)).expect("a file has an end");
+    log.seek(SeekFrom::Start(length.saturating_sub(1 << 20))).expect("within the file");
+    let mut bytes = Vec::new();
+    log.read_to_end(&mut bytes).expect("readable");
+    String::from_utf8_lossy(&bytes).contains(text)
 }
 
 fn target(path: &str, keys: &str, exec: &str, random: &mut Random) -> String {
@@ -273,14 +345,16 @@ fn target(path: &str, keys: &str, exec: &str, random: &mut Random) -> String {
             own.to_owned()
         }
     };
-    let (container, image, volume, network, exec) =
-        (pick("fuzz"), pick("box"), pick("vol"), pick("bridge"), pick(exec));
+    let (container, image, volume, network, exec, remote) =
+        (pick("fuzz"), pick("box"), pick("vol"), pick("bridge"), pick(exec), pick("box"));
     let mut target = path
         .replace("{c}", &container)
         .replace("{i}", &image)
         .replace("{v}", &volume)
         .replace("{n}", &network)
         .replace("{x}", &exec)
+        // Nobody's registry: it refuses at once.
+        .replace("{r}", &format!("127.0.0.1:9/{remote}"))
         .replace(['{', '}'], "");
     let mut first = true;
     for key in keys.split(',').filter(|key| !key.is_empty()) {

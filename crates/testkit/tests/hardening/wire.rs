@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What came back; status 0 when the connection was closed without an answer.
@@ -14,6 +14,15 @@ pub(crate) struct Answer {
     pub(crate) body: String,
     /// Nothing came before the deadline.
     pub(crate) silent: bool,
+}
+
+impl Answer {
+    fn new(bytes: &[u8], silent: bool) -> Self {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        Self { status, head: head.to_owned(), body: body.to_owned(), silent }
+    }
 }
 
 /// Sends bytes to a socket and reads what comes, at most for this long.
@@ -50,10 +59,72 @@ fn talk(mut stream: impl Read + Write, request: &[u8]) -> Answer {
             break;
         }
     }
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    Answer { status, head: head.to_owned(), body: body.to_owned(), silent }
+    Answer::new(&bytes, silent)
+}
+
+/// A connection for many requests, made anew when it ends.
+pub(crate) struct Wire {
+    socket: PathBuf,
+    stream: Option<UnixStream>,
+}
+
+impl Wire {
+    pub(crate) fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned(), stream: None }
+    }
+
+    /// Sends a request and reads its answer. An answer without a length ends with the connection or the patience.
+    pub(crate) fn ask(&mut self, request: &[u8], patience: Duration) -> Answer {
+        let used = self.stream.is_some();
+        let answer = self.try_once(request, patience);
+        // An engine may hang up on an idle client; that is no answer.
+        if used && answer.status == 0 && !answer.silent { self.try_once(request, patience) } else { answer }
+    }
+
+    fn try_once(&mut self, request: &[u8], patience: Duration) -> Answer {
+        let mut stream = self
+            .stream
+            .take()
+            .unwrap_or_else(|| UnixStream::connect(&self.socket).expect("the engine listens"));
+        stream.set_read_timeout(Some(patience)).expect("a timeout");
+        stream.set_write_timeout(Some(patience)).expect("a timeout");
+        let _early = stream.write_all(request);
+        let (mut bytes, mut buffer, mut late) = (Vec::new(), [0; 16 << 10], false);
+        let whole = loop {
+            if is_whole(&bytes, request.starts_with(b"HEAD ")) {
+                break true;
+            }
+            match stream.read(&mut buffer) {
+                Ok(count @ 1..) if bytes.len() < 1 << 20 => bytes.extend_from_slice(&buffer[..count]),
+                Err(error) => {
+                    late =
+                        matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
+                    break false;
+                }
+                Ok(_) => break false,
+            }
+        };
+        let answer = Answer::new(&bytes, late && bytes.is_empty());
+        let stays = !answer.head.to_ascii_lowercase().contains("connection: close");
+        self.stream = (whole && stays).then_some(stream);
+        answer
+    }
+}
+
+/// Whether an answer of a known length is complete.
+fn is_whole(bytes: &[u8], of_head: bool) -> bool {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let body = &bytes[end + 4..];
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    if of_head || status == "204" || status == "304" {
+        return true;
+    }
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    match field("content-length:").and_then(|length| length.parse::<usize>().ok()) {
+        Some(length) => body.len() >= length,
+        None => field("transfer-encoding:") == Some("chunked") && body.ends_with(b"0\r\n\r\n"),
+    }
 }
 
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

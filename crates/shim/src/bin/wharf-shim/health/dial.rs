@@ -1,19 +1,15 @@
-//! Probes without a process: connect, and for HTTP ask for a page, in the container's network or beneath its root.
+//! Probes without a process: connect, and for HTTP ask for a page, in the container's network.
 //!
 //! Nothing of the container is run, and nothing waits: sockets are non-blocking and belong to the container's network
-//! namespace from their birth. A path of the container is resolved beneath its root by descriptor.
+//! namespace from their birth.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with, sockopt,
-};
-use wharf_linux::confined::Root;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, connect, send, socket_with, sockopt};
 use wharf_linux::hostfs;
 use wharf_linux::namespace::{self, Namespaces};
 use wharf_shim::health::Probe;
@@ -51,7 +47,6 @@ pub(crate) struct Dial {
 /// The container to look into.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
-    pub(crate) pid: i32,
     pub(crate) pidfd: BorrowedFd<'a>,
 }
 
@@ -66,13 +61,7 @@ impl Dial {
                 Self::network(poller, place, addresses, Some(request))
             }
             Probe::Tcp { addresses } => Self::network(poller, place, addresses, None),
-            Probe::Unix { path } => {
-                beneath(place.pid, path).map_err(|reason| (1, reason)).and_then(|()| {
-                    // Such a connection is made or refused at once.
-                    Err((0, format!("connected to {}", path.display())))
-                })
-            }
-            Probe::Command { .. } => Err((-1, "a command is not dialled".to_owned())),
+            Probe::Unix { .. } | Probe::Command { .. } => Err((-1, "nothing to dial".to_owned())),
         }
     }
 
@@ -208,7 +197,7 @@ fn next(
     Err((1, refused.take().unwrap_or_else(|| "there is no address to connect to".to_owned())))
 }
 
-fn refusal(address: &str, error: Errno) -> String {
+pub(super) fn refusal(address: &str, error: Errno) -> String {
     format!("cannot connect to {address}: {}", text(error))
 }
 
@@ -230,7 +219,7 @@ fn dial(poller: &Poller, place: Place<'_>, address: SocketAddr) -> Result<OwnedF
     Ok(socket)
 }
 
-fn socket(family: AddressFamily, kind: SocketType) -> Result<OwnedFd, Errno> {
+pub(super) fn socket(family: AddressFamily, kind: SocketType) -> Result<OwnedFd, Errno> {
     socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
 }
 
@@ -244,37 +233,10 @@ fn in_network<T>(init: BorrowedFd<'_>, act: impl FnOnce() -> T) -> Result<T, Fai
     Ok(result)
 }
 
-/// Connects to a socket in the container's file system, of whatever type it is.
-fn beneath(pid: i32, path: &Path) -> Result<(), String> {
-    let shown = path.display();
-    let root = Root::open(Path::new(&format!("/proc/{pid}/root/."))).map_err(|error| error.to_string())?;
-    let reason = |error: hostfs::Error| format!("cannot connect to {shown}: {}", plain(&error));
-    let handle = root.open_at(path, OFlags::PATH, Mode::empty()).map_err(reason)?;
-    let stat = rustix::fs::fstat(&handle).map_err(|error| refusal(&shown.to_string(), error))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-        return Err(format!("cannot connect to {shown}: not a socket"));
-    }
-    // Pinned: the link leads to the inode just looked at, whatever the path is by now.
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd()))
-        .map_err(|error| refusal(&shown.to_string(), error))?;
-    let mut result = Err(Errno::PROTOTYPE);
-    for kind in [SocketType::STREAM, SocketType::SEQPACKET, SocketType::DGRAM] {
-        if result == Err(Errno::PROTOTYPE) {
-            result = socket(AddressFamily::UNIX, kind).and_then(|socket| connect(&socket, &address));
-        }
-    }
-    result.map_err(|error| match error {
-        Errno::AGAIN => format!("cannot connect to {shown}: its queue is full"),
-        error => refusal(&shown.to_string(), error),
-    })
-}
-
-fn plain(error: &hostfs::Error) -> String {
-    if error.is_not_found() { "no such file or directory".to_owned() } else { error.to_string() }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     #[test]
@@ -303,7 +265,7 @@ mod tests {
     fn verdict(probe: &Probe) -> Verdict {
         let pid = i32::try_from(std::process::id()).unwrap();
         let pidfd = wharf_linux::process::open(pid).unwrap();
-        let place = Place { pid, pidfd: pidfd.as_fd() };
+        let place = Place { pidfd: pidfd.as_fd() };
         let mut poller = Poller::new().unwrap();
         let mut dial = match Dial::begin(&poller, place, probe) {
             Ok(dial) => dial,
@@ -381,27 +343,5 @@ mod tests {
         let Probe::Http { addresses, .. } = http(&[closed]) else { unreachable!() };
         let refused = format!("cannot connect to 127.0.0.1:{closed}: connection refused");
         assert_eq!(verdict(&Probe::Tcp { addresses }), (1, refused));
-    }
-
-    #[test]
-    fn sockets_of_every_type_are_found_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        let unix = |path: std::path::PathBuf| verdict(&Probe::Unix { path });
-        let _stream = std::os::unix::net::UnixListener::bind(path("stream")).unwrap();
-        let _datagram = std::os::unix::net::UnixDatagram::bind(path("datagram")).unwrap();
-        for name in ["stream", "datagram"] {
-            assert_eq!(unix(path(name)), (0, format!("connected to {}", path(name).display())));
-        }
-        drop(std::os::unix::net::UnixListener::bind(path("closed")).unwrap());
-        hostfs::write(&path("file"), b"").unwrap();
-        for (name, reason) in [
-            ("closed", "connection refused"),
-            ("file", "not a socket"),
-            ("missing", "no such file or directory"),
-        ] {
-            let shown = path(name);
-            assert_eq!(unix(shown.clone()), (1, format!("cannot connect to {}: {reason}", shown.display())));
-        }
     }
 }

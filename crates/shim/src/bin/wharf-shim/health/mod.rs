@@ -11,9 +11,11 @@
 mod capture;
 mod dial;
 mod kill;
+mod look;
 mod schedule;
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -29,6 +31,7 @@ use crate::output::now_ns;
 use crate::poller::{Interest, Poller, Token};
 use capture::Capture;
 use dial::{Dial, Place, Verdict};
+use look::Look;
 use schedule::Schedule;
 
 /// How long a command may be on its way into the container; that does not count as its own time.
@@ -54,7 +57,7 @@ pub(crate) struct World<'a> {
 
 impl World<'_> {
     fn place(&self) -> Place<'_> {
-        Place { pid: self.init.pid, pidfd: self.init.pidfd.as_fd() }
+        Place { pidfd: self.init.pidfd.as_fd() }
     }
 
     fn frozen(&self) -> bool {
@@ -77,6 +80,8 @@ pub(crate) struct Health {
     config: HealthConfig,
     schedule: Schedule,
     probe: Option<Probing>,
+    /// One that was given up and has not come back.
+    stray: Option<Look>,
     /// The container is frozen, or ends: nothing is begun.
     held: bool,
 }
@@ -102,6 +107,7 @@ enum Work {
         pid: Option<i32>,
     },
     Dial(Dial),
+    Look(Look),
     /// Over, and to be told at the deadline; with the command's id and exit code, if it ran.
     Over(Verdict, Option<(String, i32)>),
 }
@@ -110,7 +116,7 @@ impl Health {
     /// Of a container whose program starts now.
     pub(crate) fn new(config: HealthConfig) -> Self {
         let schedule = Schedule::new(&config, Instant::now());
-        Self { config, schedule, probe: None, held: false }
+        Self { config, schedule, probe: None, stray: None, held: false }
     }
 
     /// When [`Health::tick`] is to be called.
@@ -148,7 +154,7 @@ impl Health {
     /// The container has ended. What runs is killed with it; its end is still to be waited for.
     pub(crate) fn end(&mut self, poller: &Poller) {
         self.hold(true);
-        if let Some(Probing { work: Work::Dial(_) | Work::Over(..), .. }) = &self.probe {
+        if let Some(Probing { work: Work::Dial(_) | Work::Look(_) | Work::Over(..), .. }) = &self.probe {
             self.take(poller);
         }
     }
@@ -182,6 +188,10 @@ impl Health {
                     Err(failure) => Work::Over(not_started(&failure), None),
                 }
             }
+            Probe::Unix { path } => match self.look(world, &path.clone()) {
+                Ok(look) => Work::Look(look),
+                Err(verdict) => Work::Over(verdict, None),
+            },
             probe => match Dial::begin(world.poller, world.place(), probe) {
                 Ok(dial) => Work::Dial(dial),
                 Err(verdict) => Work::Over(verdict, None),
@@ -191,6 +201,17 @@ impl Health {
         self.probe =
             Some(Probing { began: now, start_ns: now_ns(), deadline, work, void: false, expired: false });
         started
+    }
+
+    /// Sends somebody to a socket of the container, unless the last one is still on his way.
+    fn look(&mut self, world: &World<'_>, path: &Path) -> Result<Look, Verdict> {
+        if self.stray.as_ref().is_some_and(|stray| !stray.is_gone()) {
+            return Err((
+                -1,
+                format!("cannot connect to {}: its file system does not answer", path.display()),
+            ));
+        }
+        Look::begin(world.poller, world.init.pid, path).map_err(|failure| (-1, failure.message))
     }
 
     fn expire(&mut self, world: &mut World<'_>) -> Option<News> {
@@ -206,6 +227,7 @@ impl Health {
                 let verdict = dial.verdict().cloned().unwrap_or_else(|| (-1, exceeded(timeout, "")));
                 self.finish(world, verdict, None)
             }
+            Work::Look(_) => self.finish(world, (-1, exceeded(timeout, "")), None),
             // To be reaped it must be able to die.
             Work::Command { pid: None, .. } if frozen => {
                 probe.deadline = Instant::now() + AGAIN;
@@ -240,6 +262,10 @@ impl Health {
                 if dial.verdict().is_some() {
                     probe.deadline = probe.deadline.min(Instant::now() + POLITE);
                 }
+                self.finish(world, verdict?, None)
+            }
+            Work::Look(look) => {
+                let verdict = look.step();
                 self.finish(world, verdict?, None)
             }
             Work::Over(..) => None,
@@ -311,6 +337,7 @@ impl Health {
         match std::mem::replace(&mut probe.work, Work::Over(Verdict::default(), None)) {
             Work::Command { mut output, .. } => drop(output.finish(poller)),
             Work::Dial(dial) => dial.close(poller),
+            Work::Look(look) => self.stray = look.leave(poller),
             Work::Over(..) => {}
         }
         Some(probe)
