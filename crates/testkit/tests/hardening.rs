@@ -1,6 +1,7 @@
 //! The door of the engine against those who should not come in, and those who come in with nonsense: rows EN-01 to EN-06.
 
 #![recursion_limit = "256"]
+#![expect(clippy::print_stdout, reason = "a long run says how far it is and what it found")]
 
 #[path = "hardening/fuzz.rs"]
 mod fuzz;

@@ -330,11 +330,3 @@ fn root_of(pid: i32, cgroup: &str) -> Result<OwnedFd> {
     namespace::join(own.as_fd(), Namespaces::MOUNT).map_err(failed)?;
     tree.map_err(failed)
 }
-
-/// A failure of packing as one of the engine.
-pub(crate) fn unpackable(error: wharf_archive::pack::Error) -> Error {
-    match error {
-        wharf_archive::pack::Error::File(error) => Error::File(error),
-        wharf_archive::pack::Error::Output(error) => Error::Kernel(error),
-    }
-}
