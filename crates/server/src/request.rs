@@ -99,13 +99,18 @@ impl Query {
 
     /// Seconds since 1970 with an optional fraction, or RFC 3339. Zero is the same as absent.
     pub(crate) fn time(&self, key: &str) -> Result<Option<Timestamp>> {
-        let Some(text) = self.text(key) else { return Ok(None) };
+        Ok(self.instant(key)?.filter(|time| *time != Timestamp::UNIX_EPOCH))
+    }
+
+    /// The same where 0 is an instant, too: all events are since 0.
+    pub(crate) fn instant(&self, key: &str) -> Result<Option<Timestamp>> {
+        let Some(text) = self.text(key).filter(|text| !text.is_empty()) else { return Ok(None) };
         let time = unix_time(text).or_else(|| text.parse().ok()).ok_or_else(|| {
             Failure::invalid(format!(
                 "invalid {key} {text:?}: expected seconds since 1970, with an optional fraction, or an RFC 3339 time"
             ))
         })?;
-        Ok((time != Timestamp::UNIX_EPOCH).then_some(time))
+        Ok(Some(time))
     }
 
     /// `platform={"os":…,"architecture":…}` as `os/architecture`.
@@ -297,6 +302,8 @@ mod tests {
         assert_eq!(time("2024-01-02T03:04:05Z").unwrap().unwrap().as_second(), 1_704_164_645);
         assert_eq!(time("0").unwrap(), None);
         assert_eq!(time("").unwrap(), None);
+        assert_eq!(query("since=0").instant("since").unwrap(), Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(query("since=").instant("since").unwrap(), None);
         for bad in ["x", "1.x", "1.0000000001", "99999999999999999999"] {
             assert!(time(bad).is_err(), "{bad}");
         }

@@ -20,7 +20,7 @@ pub(super) fn routes() -> Router<Engine> {
 }
 
 async fn events(State(engine): State<Engine>, query: Query) -> Result<Response> {
-    let (since, until) = (query.time("since")?, query.time("until")?);
+    let (since, until) = (query.instant("since")?, query.instant("until")?);
     if since.zip(until).is_some_and(|(since, until)| until < since) {
         let raw = |key: &str| query.text(key).unwrap_or_default();
         return Err(Failure::invalid(format!(
