@@ -64,7 +64,7 @@ pub(crate) enum OnFailure {
 /// How the container is to be probed; `None` where it is not.
 pub(crate) fn config(spec: &ContainerSpec) -> Result<Option<HealthConfig>> {
     let Some(check) = &spec.healthcheck else { return Ok(None) };
-    let Some(probe) = probe(check)? else { return Ok(None) };
+    let Some(probe) = probe(check, &spec.shell)? else { return Ok(None) };
     let or = |nanos: i64, default: i64| (if nanos <= 0 { default } else { nanos }).unsigned_abs();
     Ok(Some(HealthConfig {
         probe,
@@ -77,7 +77,7 @@ pub(crate) fn config(spec: &ContainerSpec) -> Result<Option<HealthConfig>> {
 }
 
 /// As with Docker, a kind that is not known means no probe; and so does a command that is empty.
-fn probe(check: &Healthcheck) -> Result<Option<Probe>> {
+fn probe(check: &Healthcheck, shell: &[String]) -> Result<Option<Probe>> {
     let Some((kind, rest)) = check.test.split_first() else { return Ok(None) };
     let single = || match rest {
         [one] => Ok(one.as_str()),
@@ -87,8 +87,9 @@ fn probe(check: &Healthcheck) -> Result<Option<Probe>> {
         "CMD" | "CMD-SHELL" if rest.first().is_none_or(String::is_empty) => None,
         "CMD" => Some(Probe::Command { args: rest.to_vec() }),
         "CMD-SHELL" => {
-            let shell = ["/bin/sh", "-c"].map(str::to_owned);
-            Some(Probe::Command { args: shell.into_iter().chain(rest.iter().cloned()).collect() })
+            let default = ["/bin/sh", "-c"].map(str::to_owned);
+            let shell = if shell.is_empty() { &default[..] } else { shell };
+            Some(Probe::Command { args: shell.iter().chain(rest).cloned().collect() })
         }
         "HTTP" => Some(http(single()?)?),
         "TCP" => Some(Probe::Tcp { addresses: addresses(single()?, None)? }),
@@ -356,14 +357,23 @@ mod tests {
     use super::*;
 
     fn of(test: &[&str]) -> Result<Option<Probe>> {
-        probe(&Healthcheck {
-            test: test.iter().map(|part| (*part).to_owned()).collect(),
-            ..Healthcheck::default()
-        })
+        in_shell(test, &[])
+    }
+
+    fn in_shell(test: &[&str], shell: &[&str]) -> Result<Option<Probe>> {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        probe(&Healthcheck { test: owned(test), ..Healthcheck::default() }, &owned(shell))
     }
 
     fn result(start_ns: i64) -> HealthResult {
         HealthResult { start_ns, end_ns: start_ns, exit_code: 0, output: String::new() }
+    }
+
+    #[test]
+    fn a_line_is_given_to_the_shell_of_the_container() {
+        let found = in_shell(&["CMD-SHELL", "a || b"], &["/bin/bash", "-xc"]).unwrap();
+        let args = ["/bin/bash", "-xc", "a || b"].map(str::to_owned).to_vec();
+        assert_eq!(found, Some(Probe::Command { args }));
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub struct RunConfig {
     /// `STOPSIGNAL`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
+    /// `SHELL`: what a line that is no list of words is given to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shell: Vec<String>,
 }
 
 /// `{}`.
@@ -96,8 +99,8 @@ impl RunConfig {
         }
         match &*name {
             "" => return Err(Error::Invalid("an empty change command".to_owned())),
-            "CMD" => self.cmd = Some(command(rest)),
-            "ENTRYPOINT" => self.entrypoint = Some(command(rest)),
+            "CMD" => self.cmd = Some(self.command(rest)),
+            "ENTRYPOINT" => self.entrypoint = Some(self.command(rest)),
             "ENV" => {
                 for (key, value) in pairs(rest, &name)? {
                     let prefix = format!("{key}=");
@@ -141,14 +144,15 @@ impl RunConfig {
         }
         Ok(())
     }
-}
 
-/// `["a", "b"]`, or a line for the shell.
-fn command(rest: &str) -> Vec<String> {
-    json_words(rest).unwrap_or_else(|| match rest {
-        "" => Vec::new(),
-        line => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.to_owned()],
-    })
+    /// `["a", "b"]`, or a line for the shell.
+    fn command(&self, rest: &str) -> Vec<String> {
+        json_words(rest).unwrap_or_else(|| match rest {
+            "" => Vec::new(),
+            line if self.shell.is_empty() => ["/bin/sh", "-c", line].map(str::to_owned).to_vec(),
+            line => self.shell.iter().cloned().chain([line.to_owned()]).collect(),
+        })
+    }
 }
 
 fn json_words(rest: &str) -> Option<Vec<String>> {
@@ -304,6 +308,16 @@ mod tests {
             config.change(line).unwrap();
         }
         config
+    }
+
+    #[test]
+    fn a_line_is_given_to_the_shell_of_the_image() {
+        let shell = ["/bin/bash", "-xc"].map(str::to_owned).to_vec();
+        let mut config = RunConfig { shell, ..RunConfig::default() };
+        config.change("CMD echo x").unwrap();
+        config.change(r#"ENTRYPOINT ["e"]"#).unwrap();
+        assert_eq!(config.cmd.clone().unwrap(), ["/bin/bash", "-xc", "echo x"]);
+        assert_eq!(config.entrypoint.clone().unwrap(), ["e"]);
     }
 
     #[test]

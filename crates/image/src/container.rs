@@ -53,6 +53,9 @@ impl Images {
     /// gone, [`Error::Store`] when something cannot be read.
     pub fn commit_snapshot(&self, key: &str, image: &Digest, options: CommitOptions) -> Result<Digest> {
         let mut config = options.config.clone().unwrap_or_else(|| options.container.clone());
+        if config.shell.is_empty() {
+            config.shell.clone_from(&options.container.shell);
+        }
         for change in &options.changes {
             config.change(change)?;
         }

@@ -99,5 +99,6 @@ fn configuration(spec: &ContainerSpec) -> RunConfig {
         on_build: Vec::new(),
         labels: spec.labels.clone(),
         stop_signal: spec.stop_signal.clone(),
+        shell: spec.shell.clone(),
     }
 }
