@@ -97,6 +97,8 @@ pub struct HostSpec {
     pub mounts: Vec<MountSpec>,
     /// Target to options of `--tmpfs`.
     pub tmpfs: BTreeMap<String, String>,
+    /// Read-only binds are so at their top only: what clients before API 1.44 expect.
+    pub read_only_top: bool,
     /// Containers whose volumes are mounted too.
     pub volumes_from: Vec<String>,
     /// Driver of volumes made on the way.

@@ -59,14 +59,8 @@ fn mount_request(mount: &mut Value, version: ApiVersion) -> Result<()> {
             }
         }
     }
-    if older(44) && kind == "bind" {
-        // Read-only was not recursive then.
-        let options = &mut mount["BindOptions"];
-        if !options.is_object() {
-            *options = json!({});
-        }
-        options["ReadOnlyNonRecursive"] = json!(true);
-        remove(options, "ReadOnlyForceRecursive");
+    if older(44) && mount["BindOptions"]["ReadOnlyForceRecursive"] == true {
+        return Err(Failure::invalid("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer"));
     }
     if older(45) && mount["VolumeOptions"]["Subpath"].as_str().is_some_and(|path| !path.is_empty()) {
         return Err(Failure::invalid("VolumeOptions.Subpath needs API v1.45 or newer"));
@@ -244,10 +238,14 @@ mod tests {
         assert_eq!(after["HostConfig"].get("Annotations"), None);
         let mount = &after["HostConfig"]["Mounts"][0];
         assert_eq!(mount.get("VolumeOptions"), None);
-        assert_eq!(mount["BindOptions"], json!({"ReadOnlyNonRecursive": true}));
+        assert_eq!(mount["BindOptions"], json!({}));
         let mut subpath =
             json!({"HostConfig": {"Mounts": [{"Type": "volume", "VolumeOptions": {"Subpath": "x"}}]}});
         assert!(create_request(&mut subpath, ApiVersion::new(44)).is_err());
+        let forced = json!({"Type": "bind", "BindOptions": {"ReadOnlyForceRecursive": true}});
+        let mut forced = json!({"HostConfig": {"Mounts": [forced]}});
+        assert!(create_request(&mut forced, ApiVersion::new(43)).is_err());
+        create_request(&mut forced, ApiVersion::new(44)).unwrap();
     }
 
     #[test]

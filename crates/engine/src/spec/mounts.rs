@@ -92,6 +92,7 @@ pub(crate) fn resolve(
         obtain(engine, spec, mount, &mut creating)?;
     }
     for mount in resolved.iter_mut().filter(|mount| mount.kind == MountKind::Bind) {
+        mount.read_only_top |= spec.host.read_only_top;
         keep_apart_from_the_engine(engine, mount)?;
     }
     // A mount comes before the mounts beneath it.

@@ -43,6 +43,7 @@ pub(crate) fn container_spec(
     loosen(&mut body);
     let body: ContainerCreateBody = serde_json::from_value(body).map_err(|error| invalid_json(&error))?;
     let mut spec = from_model(body)?;
+    spec.host.read_only_top = version < ApiVersion::new(44);
     for (mount, ownership) in spec.host.mounts.iter_mut().zip(ownership) {
         mount.ownership = ownership;
     }

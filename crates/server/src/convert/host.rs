@@ -59,6 +59,8 @@ pub(crate) fn from_model(host: HostConfig) -> Result<HostSpec> {
         binds: host.binds.unwrap_or_default(),
         mounts: host.mounts.into_iter().flatten().map(mount::from_model).collect::<Result<_>>()?,
         tmpfs: ordered(host.tmpfs),
+        // The edge knows of which version the request is.
+        read_only_top: false,
         volumes_from: host.volumes_from.unwrap_or_default(),
         volume_driver: host.volume_driver.unwrap_or_default(),
         network_mode: NetworkMode::from(host.network_mode.unwrap_or_default()),
