@@ -31,5 +31,5 @@ mod versions;
 
 pub use authorize::Authorization;
 pub use serve::{Door, serve};
-pub use tls::{Tls, TlsFiles};
+pub use tls::{Certificates, Tls, TlsFiles};
 pub use versions::router;

@@ -33,11 +33,12 @@ pub struct TlsFiles {
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
-    current: RwLock<Loaded>,
+    current: RwLock<Certificates>,
 }
 
+/// What was read of the files.
 #[derive(Debug, Clone)]
-struct Loaded {
+pub struct Certificates {
     config: Arc<ServerConfig>,
     certificate: CertificateDer<'static>,
 }
@@ -52,14 +53,17 @@ impl Tls {
         Ok(Arc::new(Self { files, current }))
     }
 
-    /// Reads the files again; what was in force stays so if they cannot be used.
+    /// Reads the files again. What was in force stays so until [`Tls::put`].
     ///
     /// # Errors
     /// As [`Tls::open`].
-    pub fn reload(&self) -> io::Result<()> {
-        let loaded = load(&self.files)?;
+    pub fn read_again(&self) -> io::Result<Certificates> {
+        load(&self.files)
+    }
+
+    /// Puts what was read in force, for connections to come.
+    pub fn put(&self, loaded: Certificates) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
-        Ok(())
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
@@ -74,12 +78,12 @@ impl Tls {
             .is_ok_and(|certificate| verify_server_name(&certificate, &name).is_ok())
     }
 
-    fn loaded(&self) -> Loaded {
+    fn loaded(&self) -> Certificates {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn load(files: &TlsFiles) -> io::Result<Loaded> {
+fn load(files: &TlsFiles) -> io::Result<Certificates> {
     let chain = certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
         .map_err(|_| unusable(&files.key, "has no private key in PEM form"))?;
@@ -110,7 +114,7 @@ fn load(files: &TlsFiles) -> io::Result<Loaded> {
     })?;
     // Attach and exec take the connection over, which HTTP/2 cannot.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Loaded { config: Arc::new(config), certificate })
+    Ok(Certificates { config: Arc::new(config), certificate })
 }
 
 fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {

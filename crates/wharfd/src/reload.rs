@@ -41,13 +41,16 @@ impl Reload {
     async fn apply(&self) -> Result<()> {
         let settings = Settings::load(&self.flags)?;
         let config = engine_config(&settings)?;
-        if let Some(tls) = &self.tls {
-            tls.reload().context("reading the certificates")?;
-        }
-        // The plugins last of what can fail with them away; the engine only checks values.
+        // All that can be wrong is looked at before the first thing changes; the plugins last, because setting them is
+        // what can fail with them away.
+        let certificates = self.tls.as_ref().map(|tls| tls.read_again()).transpose();
+        let certificates = certificates.context("reading the certificates")?;
         self.engine.check_reload(&config)?;
         self.authorization.set(&settings.authorization_plugins, &self.plugins).await?;
         self.engine.reload(config, attributes(&settings))?;
+        if let Some((tls, certificates)) = self.tls.as_ref().zip(certificates) {
+            tls.put(certificates);
+        }
         self.log.set_level(settings.log_level);
         *self.shutdown_timeout.lock().unwrap_or_else(PoisonError::into_inner) = settings.shutdown_timeout;
         Ok(())
