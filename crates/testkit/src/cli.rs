@@ -36,6 +36,7 @@ impl Cli {
         let home = tempfile::Builder::new().prefix("wharf-home-").tempdir().expect("a temporary home");
         // Scripts say `docker`, whichever program stands behind the name.
         std::os::unix::fs::symlink(program, home.path().join("docker")).expect("a link in a fresh directory");
+        write_program(&home.path().join("terminal"), include_str!("terminal.sh"));
         Self { program: program.to_path_buf(), host: host.to_owned(), home, deadline: PATIENCE }
     }
 
@@ -87,7 +88,7 @@ impl Cli {
         output.stderr
     }
 
-    /// Runs a bash script (with `pipefail`) in which `docker` is this program.
+    /// Runs a bash script (with `pipefail`) in which `docker` is this program; `terminal` gives a command a terminal.
     pub fn shell(&self, script: &str, variables: &[(&str, &str)]) -> Output {
         let mut command = Command::new("bash");
         command.args(["-o", "pipefail", "-c", script]);
@@ -112,6 +113,12 @@ impl Cli {
             command.env_remove(leak);
         }
     }
+}
+
+fn write_program(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, text).expect("a fresh directory");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a file of ours");
 }
 
 /// Runs `command` to its end in a process group of its own; at the deadline the group is killed and the panic shows what

@@ -283,14 +283,21 @@ fn real_docker_gives_the_recorded_answers() {
     };
     let loaded = load.send(&reference.socket(), || ()).expect("the real Docker answers");
     assert_eq!(loaded.status, 200, "{}", String::from_utf8_lossy(&loaded.body));
-    let (played, broken) = all(&chosen().0, |name| {
+    // The real Docker keeps 256 events: the session that asks for those of a while ago is played alone.
+    let (alone, beside): (Vec<String>, Vec<String>) =
+        chosen().0.into_iter().partition(|name| name == "events");
+    let play = |name: &str| {
         let props = Props::new(reference.socket(), "/var/lib/docker", 20_985, |path| reference.path(path));
         if record {
             session(name).record(&props.stage);
             return Vec::new();
         }
         session(name).play(&props.stage)
-    });
+    };
+    let (mut played, mut broken) = all(&alone, play);
+    let (others, more) = all(&beside, play);
+    played.extend(others);
+    broken.extend(more);
     let reports: String = played.iter().map(|(name, outcomes)| report(name, outcomes, &[])).collect();
     clear(&api);
     let _ = api.request("DELETE", &format!("/images/{IMAGE}?force=1"), None);
@@ -299,11 +306,14 @@ fn real_docker_gives_the_recorded_answers() {
 
 /// What a session that failed half way has left.
 fn clear(api: &Api) {
-    let containers =
-        api.get("/containers/json?all=1&filters=%7B%22name%22:%5B%22diff-%22%5D%7D").unwrap_or_default();
-    for container in containers.as_array().into_iter().flatten() {
-        let id = container["Id"].as_str().unwrap_or_default();
-        let _ = api.request("DELETE", &format!("/containers/{id}?force=1&v=1"), None);
+    // Not all of them have a name of ours.
+    for (filter, word) in [("name", "diff-"), ("ancestor", IMAGE)] {
+        let filters = format!("%7B%22{filter}%22:%5B%22{word}%22%5D%7D");
+        let containers = api.get(&format!("/containers/json?all=1&filters={filters}")).unwrap_or_default();
+        for container in containers.as_array().into_iter().flatten() {
+            let id = container["Id"].as_str().unwrap_or_default();
+            let _ = api.request("DELETE", &format!("/containers/{id}?force=1&v=1"), None);
+        }
     }
     let volumes = api.get("/volumes?filters=%7B%22name%22:%5B%22diff-%22%5D%7D").unwrap_or_default();
     for volume in volumes["Volumes"].as_array().into_iter().flatten() {

@@ -254,7 +254,7 @@ fn syslog_lines_come_over_every_kind_of_socket() {
             "--log-opt",
             "tag=t",
         ];
-        let script = "echo out; sleep 0.1; echo err >&2";
+        let script = "echo out; sleep 0.5; echo err >&2";
         cli.ok(&[&["run", "--rm"], &options[..], &["box", "sh", "-c", script]].concat());
     };
     let check = |first: &[u8], second: &[u8]| {

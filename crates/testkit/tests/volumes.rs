@@ -581,6 +581,13 @@ fn a_plugin_keeps_volumes() {
 #[test]
 fn the_same_plugin_keeps_volumes_for_the_real_docker() {
     let Some(reference) = Reference::find() else { return };
+    if std::env::var_os("WHARF_TEST_REFERENCE_PLUGIN").is_none() {
+        println!(
+            "skipped: until its restart, Docker asks a plugin that has gone again and again, half a minute each time \
+                  (set WHARF_TEST_REFERENCE_PLUGIN=1)"
+        );
+        return;
+    }
     let root = std::env::var("PEERS").unwrap_or_else(|_| "/opt/peers".to_owned());
     let dir = tempfile::Builder::new().prefix("volumes-plugin-").tempdir().expect("a directory");
     let socket = Path::new(&root).join("run/docker/plugins/volumes-keeper.sock");

@@ -4,6 +4,7 @@
 //! # A comment.
 //! @ POST /containers/create?name=web {"Image":"diffbox"}     set-up: must succeed, the answer is not compared
 //! ? /containers/web/json /State/Status "exited"               waits until the value is that; alone, until HEAD succeeds
+//! ? /containers/web/logs?stdout=1 ~ up                        waits until the answer contains the text
 //! > GET /v1.44/containers/json?filters={"name":["web"]}       a call under comparison
 //! : Accept: text/plain                                        a header of the request; an empty value leaves it out
 //! + data                                                      a line of its body, or of a taken-over connection's input
@@ -31,8 +32,8 @@ use super::show::{Body, Lens, Shown, parse_body, render_body};
 use crate::exchange::{Answer, Call};
 use crate::{PATIENCE, retry_until};
 
-/// How long the calls after one beside it wait for its head. Some answers begin only when they are complete.
-const HEAD_START: Duration = Duration::from_millis(150);
+/// How long the calls after one beside it wait for its head. One answer begins only when it is complete: `wait` before 1.30.
+const HEAD_START: Duration = Duration::from_secs(2);
 
 /// A parsed file.
 #[derive(Debug, Clone)]
@@ -213,6 +214,13 @@ fn until(line: &str, stage: &Stage, known: &[(String, String)]) {
         });
     }
     let step = Step { line: format!("GET {path}"), ..Step::default() };
+    if pointer == "~" {
+        let (call, _) = step.call(stage, known);
+        return retry_until(line, PATIENCE, || {
+            let answer = call.send(&stage.socket, || ()).ok()?;
+            String::from_utf8_lossy(&answer.body).contains(wanted).then_some(())
+        });
+    }
     let wanted: Value = serde_json::from_str(wanted).unwrap_or_else(|error| panic!("`? {line}`: {error}"));
     let (call, _) = step.call(stage, known);
     retry_until(line, PATIENCE, || {

@@ -202,6 +202,7 @@ impl Lens {
         {
             fields.retain(|name, _| self.picks.iter().any(|(at, word)| at.is_empty() && word == name));
         }
+        forget_plugins(&mut document);
         for (at, word) in &self.picks {
             let pointer = if at == "/" { "" } else { at.as_str() };
             if !at.is_empty()
@@ -249,6 +250,17 @@ impl Lens {
             (Value::String(text), None) => Value::from(normalise(&text, &self.known)),
             (other, _) => other,
         }
+    }
+}
+
+/// The real Docker remembers every volume plugin that it ever met, and warns of those that are gone.
+fn forget_plugins(document: &mut Value) {
+    let Some(warnings) = document.get_mut("Warnings") else { return };
+    let Some(list) = warnings.as_array_mut() else { return };
+    let all = list.len();
+    list.retain(|warning| !warning.as_str().is_some_and(|text| text.contains("plugin.moby.localhost")));
+    if list.is_empty() && all > 0 {
+        *warnings = Value::Null;
     }
 }
 
