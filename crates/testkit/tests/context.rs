@@ -54,6 +54,38 @@ fn what_one_program_keeps_the_other_uses() {
     }
 }
 
+/// A zip file in docker's layout, the same as for the unit tests.
+fn zip() -> Vec<u8> {
+    let path = wharf_testkit::workspace_root().join("crates/wharf/src/contexts/zip_example.hex");
+    let digits: Vec<u8> =
+        std::fs::read(path).expect("it is there").into_iter().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| {
+        let pair = std::str::from_utf8(pair).expect("digits");
+        u8::from_str_radix(pair, 16).expect("digits")
+    };
+    digits.chunks(2).map(byte).collect()
+}
+
+#[test]
+fn a_zip_file_is_imported_from_a_file() {
+    let programs: Vec<Cli> = std::iter::once(binary("wharf"))
+        .chain(docker_cli())
+        .map(|program| Cli::new(&program, "unix:///nowhere"))
+        .collect();
+    for program in &programs {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("x.zip"), zip()).unwrap();
+        std::fs::write(home.path().join("cut.zip"), &zip()[..100]).unwrap();
+        let imported = run(program, home.path(), "docker context import zz x.zip");
+        assert_eq!(imported, (0, "zz\nSuccessfully imported context \"zz\"\n".to_owned()));
+        let shown =
+            run(program, home.path(), "docker context inspect -f '{{.Name}} {{json .TLSMaterial}}' zz");
+        assert_eq!(shown, (0, "zz {\"docker\":[\"ca.pem\"]}\n".to_owned()));
+        let cut = run(program, home.path(), "docker context import z3 cut.zip");
+        assert_eq!(cut, (1, "zip: not a valid zip file\n".to_owned()));
+    }
+}
+
 #[test]
 fn mistakes_are_told_in_docker_s_words() {
     let programs: Vec<Cli> = std::iter::once(binary("wharf"))

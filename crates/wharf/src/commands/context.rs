@@ -364,7 +364,7 @@ pub(crate) struct Import {
 }
 
 impl Verb for Import {
-    const ABOUT: &'static str = "Import a context from a tar file";
+    const ABOUT: &'static str = "Import a context from a tar or zip file";
     const USAGE: &'static str = "CONTEXT FILE|-";
     const ARITY: Arity = Arity::Exactly(2);
 

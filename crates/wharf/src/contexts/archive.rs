@@ -1,15 +1,15 @@
-//! Contexts as tar streams, in docker's layout: `meta.json` and `tls/ENDPOINT/FILE`.
+//! Contexts as tar streams, in docker's layout: `meta.json` and `tls/ENDPOINT/FILE`. Zip files of it are read, too.
 //!
 //! A stream comes from somebody else: it has nothing but files of these names, none twice, within a limit.
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
 };
 
 use wharf_archive::tar::{Kind, Reader, Writer};
 
-use super::{Files, Meta};
+use super::{Files, Meta, zip};
 use crate::failure::{Failure, Result};
 
 /// How much a context may be in all.
@@ -34,9 +34,54 @@ pub(crate) fn export(meta: &Meta, files: &BTreeMap<String, Files>, out: impl Wri
 
 /// Reads a context, which gets the name it is imported under.
 pub(crate) fn import(name: &str, input: impl Read) -> Result<(Meta, BTreeMap<String, Files>)> {
+    let mut input = BufReader::new(input);
+    let mut found = Found::default();
+    if input.fill_buf()?.starts_with(zip::MAGIC) {
+        let mut bytes = Vec::new();
+        if input.take(LIMIT + 1).read_to_end(&mut bytes)? as u64 > LIMIT {
+            return Err(Failure::message("the context is larger than 10 MiB"));
+        }
+        for (path, bytes) in zip::files(&bytes, LIMIT).map_err(Failure::message)? {
+            found.add(name, &path, bytes)?;
+        }
+    } else {
+        read_tar(name, input, &mut found)?;
+    }
+    let meta = found.meta.ok_or_else(|| Failure::message("invalid context: no metadata found"))?;
+    Ok((meta, found.files))
+}
+
+/// What was found in a stream.
+#[derive(Default)]
+struct Found {
+    meta: Option<Meta>,
+    files: BTreeMap<String, Files>,
+}
+
+impl Found {
+    fn add(&mut self, name: &str, path: &str, bytes: Vec<u8>) -> Result {
+        let parts: Vec<&str> = path.split('/').collect();
+        match parts.as_slice() {
+            ["meta.json"] => {
+                let parsed: Meta =
+                    serde_json::from_slice(&bytes).map_err(|error| Failure::message(error.to_string()))?;
+                if self.meta.replace(Meta { name: name.to_owned(), ..parsed }).is_some() {
+                    return Err(Failure::message("meta.json is there twice"));
+                }
+            }
+            ["tls", endpoint, file] if [endpoint, file].iter().all(|part| is_plain(part)) => {
+                self.files.entry((*endpoint).to_owned()).or_default().insert((*file).to_owned(), bytes);
+            }
+            ["tls", ..] => return Err(Failure::message("archive format is invalid")),
+            _ => return Err(Failure::message(format!("{path}: unexpected context file"))),
+        }
+        Ok(())
+    }
+}
+
+fn read_tar(name: &str, input: impl Read, found: &mut Found) -> Result {
     // Docker's own streams end with the last byte of the last file: without what fills its block, and without an end.
     let mut tar = Reader::new(BufReader::new(input.chain(io::repeat(0).take(ENDING))));
-    let (mut meta, mut files) = (None::<Meta>, BTreeMap::<String, Files>::new());
     let mut total = 0;
     let wrong = |error: &dyn std::fmt::Display| Failure::message(error.to_string());
     while let Some(entry) = tar.next_entry().map_err(|error| wrong(&error))? {
@@ -61,23 +106,9 @@ pub(crate) fn import(name: &str, input: impl Read) -> Result<(Meta, BTreeMap<Str
             bytes.extend_from_slice(chunk);
             tar.advance(length);
         }
-        let parts: Vec<&str> = path.split('/').collect();
-        match parts.as_slice() {
-            ["meta.json"] => {
-                let parsed = serde_json::from_slice(&bytes).map_err(|error| wrong(&error))?;
-                if meta.replace(Meta { name: name.to_owned(), ..parsed }).is_some() {
-                    return Err(Failure::message("meta.json is there twice"));
-                }
-            }
-            ["tls", endpoint, file] if [endpoint, file].iter().all(|part| is_plain(part)) => {
-                files.entry((*endpoint).to_owned()).or_default().insert((*file).to_owned(), bytes);
-            }
-            ["tls", ..] => return Err(Failure::message("archive format is invalid")),
-            _ => return Err(Failure::message(format!("{path}: unexpected context file"))),
-        }
+        found.add(name, path, bytes)?;
     }
-    let meta = meta.ok_or_else(|| Failure::message("invalid context: no metadata found"))?;
-    Ok((meta, files))
+    Ok(())
 }
 
 /// Whether a name is that of a file and leads nowhere.

@@ -10,6 +10,7 @@
 
 pub(crate) mod archive;
 mod store;
+mod zip;
 
 pub(crate) use self::store::{DockerEndpoint, Files, Meta, Store};
 
