@@ -1,6 +1,6 @@
 //! Images: the store's operations as the engine's, with containers as users and events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use tokio::io::AsyncRead;
@@ -15,6 +15,15 @@ use crate::{Engine, Error, ImageView, Pruned, Result};
 const KEYS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
 
 impl Engine {
+    /// Of each image, the bytes of layers that other images have too.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when the store cannot be read.
+    pub async fn shared_sizes(&self) -> Result<HashMap<Digest, u64>> {
+        let engine = self.clone();
+        blocking(move || Ok(engine.inner.images.shared_sizes()?)).await
+    }
+
     /// Images, newest first.
     ///
     /// # Errors

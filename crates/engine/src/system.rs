@@ -71,7 +71,7 @@ impl Engine {
         let (volumes, store) = blocking(move || {
             let mut volumes = Vec::new();
             for volume in engine.volumes()? {
-                let size = disk_usage(Path::new(&volume.mountpoint));
+                let size = files_size(Path::new(&volume.mountpoint));
                 let users = engine.volume_users(&volume.name).len();
                 volumes.push((volume, size, users));
             }
@@ -82,10 +82,11 @@ impl Engine {
     }
 }
 
-/// Bytes that a directory's files take on disk; what cannot be read counts nothing.
-pub(crate) fn disk_usage(path: &Path) -> u64 {
+/// Bytes in a directory's files, as Docker counts them: without the directories themselves. What cannot be read counts
+/// nothing.
+pub(crate) fn files_size(path: &Path) -> u64 {
     let counted = hostfs::open_dir(path)
-        .and_then(|directory| wharf_linux::tree::disk_usage(std::os::fd::AsFd::as_fd(&directory)));
+        .and_then(|directory| wharf_linux::tree::files_size(std::os::fd::AsFd::as_fd(&directory)));
     counted.unwrap_or_else(|error| {
         tracing::warn!(%error, path = %path.display(), "cannot add up a directory's size");
         0

@@ -31,6 +31,14 @@ impl Images {
     /// # Errors
     /// [`Error::Store`] when it cannot be read.
     pub fn usage(&self) -> Result<Usage> {
+        Ok(Usage { shared: self.shared_sizes()?, bytes: self.inner.bytes_on_disk()? })
+    }
+
+    /// Of each image, the unpacked bytes of layers that other images have too.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn shared_sizes(&self) -> Result<HashMap<Digest, u64>> {
         let (images, layers) =
             self.inner.db.read(|conn| Ok::<_, Error>((records::images(conn)?, records::layers(conn)?)))?;
         let layers: HashMap<Digest, _> = layers.iter().map(|layer| (layer.chain, layer)).collect();
@@ -46,7 +54,7 @@ impl Images {
                 chain_of(image.top).filter(|layer| users.get(&layer.chain).is_some_and(|users| *users > 1));
             (image.id, shared.map(|layer| layer.size).sum())
         });
-        Ok(Usage { shared: shared.collect(), bytes: self.inner.bytes_on_disk()? })
+        Ok(shared.collect())
     }
 
     /// Removes images that no container uses until the store takes at most `budget` bytes: those that were used longest

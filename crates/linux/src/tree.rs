@@ -270,6 +270,19 @@ pub fn disk_usage(directory: BorrowedFd<'_>) -> Result<u64> {
     Ok(bytes)
 }
 
+/// Bytes in the files of a tree, each file once, however many names it has.
+pub fn files_size(directory: BorrowedFd<'_>) -> Result<u64> {
+    let mut linked = HashSet::new();
+    let mut bytes = 0_u64;
+    for_each(directory, &mut |stat| {
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if !is_directory && (stat.st_nlink == 1 || linked.insert((stat.st_dev, stat.st_ino))) {
+            bytes = bytes.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
+        }
+    })?;
+    Ok(bytes)
+}
+
 /// Visits the entries of one directory and returns the names of its subdirectories.
 fn visit_level(directory: BorrowedFd<'_>, visit: &mut dyn FnMut(&Stat)) -> Result<Vec<CString>> {
     let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];

@@ -27,6 +27,8 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         (r"<ip>/\d+", "<ip>/<n>"),
         (r"\b([0-9a-f]{2}:){5}[0-9a-f]{2}\b", "<mac>"),
         (r"\b(0\.0\.0\.0|127\.0\.0\.1|\[::\]):(3[2-9]|4\d|5\d|6\d)\d{3}\b", "$1:<ephemeral>"),
+        // Docker walks a map.
+        (r"(multiple network endpoints: )\S+, \S+", "$1<names>"),
         (r"\bdocker-import-\d+\b", "docker-import-<n>"),
         (r"[ \t]+(\n|$)", "$1"),
         (r"  +", "  "),

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use wharf_model::network::{NetworkMode, Port};
-use wharf_model::spec::MountKind;
+use wharf_model::spec::{MountKind, MountSpec};
+use wharf_model::user_paths::clean_absolute;
 
-use super::{Container, Phase};
+use super::{Container, MountRecord, Phase};
 use crate::blocking::blocking;
 use crate::health::HealthState;
 use crate::{ContainerView, Engine, MountView, PortView, Result, StateView, Status};
@@ -109,10 +110,15 @@ impl Phase {
 
 /// Mounts, without those that `--tmpfs` asked for.
 pub(super) fn mounts(record: &super::Record) -> Vec<MountView> {
-    let mounts =
-        record.mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs || mount.options.is_empty());
-    let shown = mounts.filter(|mount| !record.spec.host.tmpfs.contains_key(&mount.target));
-    shown
+    let is_at = |wished: &MountSpec, target: &String| clean_absolute(&wished.target).as_ref() == Some(target);
+    let is_shown = |mount: &&MountRecord| {
+        mount.kind != MountKind::Tmpfs
+            || record.spec.host.mounts.iter().any(|wished| is_at(wished, &mount.target))
+    };
+    record
+        .mounts
+        .iter()
+        .filter(is_shown)
         .map(|mount| MountView {
             kind: mount.kind,
             name: if mount.image.is_empty() { mount.volume.clone() } else { mount.image.clone() },

@@ -362,7 +362,13 @@ impl Engine {
     /// [`Error::Invalid`] for an unknown filter.
     pub async fn prune_volumes(&self, filters: Filters) -> Result<Pruned> {
         filters.check_keys(&["all", "label", "label!"])?;
-        let all = filters.boolean("all")?.unwrap_or(false);
+        let all = filters.boolean("all").map_err(|_| {
+            let value = filters.values("all").next().unwrap_or_default();
+            Error::Invalid(format!(
+                "invalid filter 'all': strconv.ParseBool: parsing {value:?}: invalid syntax"
+            ))
+        })?;
+        let all = all.unwrap_or(false);
         let engine = self.clone();
         let volumes = apart(move || engine.volumes()).await?;
         let mut pruned = Pruned::default();
@@ -375,7 +381,7 @@ impl Engine {
                 continue;
             }
             let directory = self.inner.config.volumes_dir().join(&volume.name);
-            let size = apart(move || Ok(crate::system::disk_usage(&directory))).await?;
+            let size = apart(move || Ok(crate::system::files_size(&directory))).await?;
             // Somebody may have begun to use it just now: then it stays.
             match self.remove_volume(&volume.name, true).await {
                 Ok(()) => {

@@ -13,9 +13,11 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::AsyncRead;
 use tokio_util::io::{ReaderStream, StreamReader};
-use wharf_api::models::{ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse};
+use wharf_api::models::{
+    ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse, ImageSummary,
+};
 use wharf_api::version::ApiVersion;
-use wharf_engine::Engine;
+use wharf_engine::{Engine, ImageView};
 use wharf_image::ImportOptions;
 use wharf_model::Reference;
 
@@ -81,8 +83,13 @@ async fn list(State(engine): State<Engine>, Version(version): Version, query: Qu
         filters.add("reference", name);
     }
     let views = engine.list_images(query.flag("all"), filters).await?;
-    let mut rows: Vec<Value> =
-        views.into_iter().map(|view| response::value(&image::to_summary(view))).collect();
+    let shared = if query.flag("shared-size") { Some(engine.shared_sizes().await?) } else { None };
+    let summary = |view: ImageView| {
+        let known = shared.as_ref().map(|sizes| sizes.get(&view.image.id).copied().unwrap_or(0));
+        let summary = image::to_summary(view);
+        ImageSummary { shared_size: known.map_or(summary.shared_size, size), ..summary }
+    };
+    let mut rows: Vec<Value> = views.into_iter().map(|view| response::value(&summary(view))).collect();
     rows.iter_mut().for_each(|row| adapt::image(row, version));
     Ok(response::ok(&Shaped::each(&Value::Array(rows), shapes::IMAGE_SUMMARY)))
 }

@@ -76,7 +76,7 @@ async fn prune(State(engine): State<Engine>, Version(version): Version, query: Q
     }
     let pruned = engine.prune_volumes(filters).await?;
     let document = VolumePruneResponse {
-        volumes_deleted: filled(pruned.removed),
+        volumes_deleted: Some(pruned.removed),
         space_reclaimed: Some(size(pruned.reclaimed)),
     };
     Ok(response::shaped(&document, shapes::VOLUMES_PRUNED))

@@ -44,6 +44,8 @@ const VOLATILE: &[(&str, &str, &str)] = &[
     // Instants as numbers, processes, sizes on disk, addresses.
     (".*", ".*/(Created|created|time|timeNano)", "<time>"),
     (".*", ".*/Pid", "<pid>"),
+    // With whatever else is there.
+    ("/system/df", ".*/SharedSize", "<count>"),
     (
         ".*",
         ".*/(Size|SizeRw|SizeRootFs|SharedSize|VirtualSize|LayersSize|SpaceReclaimed|BuilderSize|UniqueSize)",
