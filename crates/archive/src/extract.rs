@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use wharf_linux::confined::{self, Directory, Handle, Metadata, Root, Special};
 use wharf_linux::hostfs;
+use wharf_linux::idmap::{Ids, Map};
 
 use crate::tar::{Entry, Kind, Reader, TarError};
 
@@ -95,6 +96,8 @@ pub struct Options {
     pub refuse_outward_links: bool,
     /// What becomes of the names.
     pub names: Names,
+    /// Owners are as a user namespace calls them.
+    pub ids: Option<Ids>,
 }
 
 /// What becomes of the names in a stream.
@@ -111,7 +114,13 @@ pub enum Names {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { owners: Owners::Stream, keep_types: false, refuse_outward_links: false, names: Names::Keep }
+        Self {
+            owners: Owners::Stream,
+            keep_types: false,
+            refuse_outward_links: false,
+            names: Names::Keep,
+            ids: None,
+        }
     }
 }
 
@@ -342,6 +351,7 @@ impl Extraction<'_> {
             match above.make_directory(name, 0o755) {
                 Ok(made) => {
                     if let Owners::Fixed { uid, gid } = self.options.owners {
+                        let (uid, gid) = self.outside(uid, gid, path.as_os_str().as_bytes())?;
                         let metadata = Metadata { uid, gid, mode: 0o755, times: None, xattrs: &[] };
                         confined::apply(made.as_fd(), Handle::Opened, &metadata)
                             .map_err(|error| hostfs::Error::new("set metadata of", &so_far, error))?;
@@ -359,8 +369,8 @@ impl Extraction<'_> {
     fn finish(&self, fd: &OwnedFd, handle: Handle, entry: &Entry, path: &Path) -> Result<()> {
         let failed = |error: io::Error| hostfs::Error::new("set metadata of", path, error);
         let (uid, gid) = match self.options.owners {
-            Owners::Stream => (entry.uid, entry.gid),
-            Owners::Fixed { uid, gid } => (uid, gid),
+            Owners::Stream => self.outside(entry.uid, entry.gid, &entry.path)?,
+            Owners::Fixed { uid, gid } => self.outside(uid, gid, &entry.path)?,
             Owners::Own => {
                 let stat = rustix::fs::fstat(fd).map_err(|error| failed(error.into()))?;
                 (stat.st_uid, stat.st_gid)
@@ -377,6 +387,16 @@ impl Extraction<'_> {
         let metadata =
             Metadata { uid, gid, mode: entry.mode, times: Some(timestamps(entry)), xattrs: &xattrs };
         Ok(confined::apply(fd.as_fd(), handle, &metadata).map_err(failed)?)
+    }
+
+    /// Who an owner is outside of the user namespace. Docker's words for one it has no place for.
+    fn outside(&self, uid: u32, gid: u32, shown: &[u8]) -> Result<(u32, u32)> {
+        let Some(ids) = &self.options.ids else { return Ok((uid, gid)) };
+        let outside = |map: &Map, id: u32| {
+            map.outside(id)
+                .ok_or_else(|| refused(shown, &format!("Container ID {id} cannot be mapped to a host ID")))
+        };
+        Ok((outside(&ids.uids, uid)?, outside(&ids.gids, gid)?))
     }
 
     /// Directories get their times last, because each entry made in one changes them.

@@ -19,6 +19,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 use wharf_linux::hostfs;
+use wharf_linux::idmap::{Ids, Map, NOBODY};
 
 use crate::tar::{Entry, Kind, Writer};
 
@@ -72,13 +73,28 @@ pub struct Packer<W> {
     holes: Holes,
     /// Names of files with several links, and how many links of each were not met yet.
     links: HashMap<(u64, u64), (Vec<u8>, u64)>,
+    ids: Option<Ids>,
     buffer: Vec<u8>,
 }
 
 impl<W: Write> Packer<W> {
     /// Writes to `out`.
     pub fn new(out: W, holes: Holes) -> Self {
-        Self { tar: Writer::new(out), holes, links: HashMap::new(), buffer: vec![0; CHUNK.max(ATTRIBUTE)] }
+        let buffer = vec![0; CHUNK.max(ATTRIBUTE)];
+        Self { tar: Writer::new(out), holes, links: HashMap::new(), ids: None, buffer }
+    }
+
+    /// Says who owns a file as a user namespace does.
+    #[must_use]
+    pub fn seen_from(mut self, ids: Option<Ids>) -> Self {
+        self.ids = ids;
+        self
+    }
+
+    fn owner(&self, stat: &Stat) -> (u32, u32) {
+        let Some(ids) = &self.ids else { return (stat.st_uid, stat.st_gid) };
+        let seen = |map: &Map, id: u32| map.inside(id).unwrap_or(NOBODY);
+        (seen(&ids.uids, stat.st_uid), seen(&ids.gids, stat.st_gid))
     }
 
     /// Writes the entry `path` for `name` in `directory`, which is not followed. What is in it if it is a directory
@@ -191,6 +207,7 @@ impl<W: Write> Packer<W> {
     /// Writes a hard link if the file is in the stream already.
     fn linked(&mut self, stat: &Stat, path: &[u8]) -> Result<bool> {
         let key = (stat.st_dev, stat.st_ino);
+        let (uid, gid) = self.owner(stat);
         let Some((first, left)) = self.links.get_mut(&key) else {
             self.links.insert(key, (path.to_vec(), stat.st_nlink - 1));
             return Ok(false);
@@ -199,8 +216,8 @@ impl<W: Write> Packer<W> {
             path: path.to_vec(),
             kind: Kind::HardLink(first.clone()),
             mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            uid,
+            gid,
             mtime: mtime(stat),
             xattrs: Vec::new(),
         };
@@ -250,15 +267,32 @@ impl<W: Write> Packer<W> {
     }
 
     fn describe(&mut self, fd: &impl AsRawFd, stat: &Stat, path: &[u8], kind: Kind) -> Entry {
-        Entry {
-            path: path.to_vec(),
-            kind,
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mtime: mtime(stat),
-            xattrs: attributes(fd, &mut self.buffer[..ATTRIBUTE]),
+        let (uid, gid) = self.owner(stat);
+        let mut xattrs = attributes(fd, &mut self.buffer[..ATTRIBUTE]);
+        if let Some((root, _)) = self.ids.as_ref().and_then(Ids::root) {
+            for (_, value) in xattrs.iter_mut().filter(|(name, _)| name.to_bytes() == CAPABILITIES) {
+                without_root(value, root);
+            }
         }
+        Entry { path: path.to_vec(), kind, mode: stat.st_mode & 0o7777, uid, gid, mtime: mtime(stat), xattrs }
+    }
+}
+
+const CAPABILITIES: &[u8] = b"security.capability";
+
+/// Capabilities of a file that count beneath a root outside (`vfs_ns_cap_data`, revision 3) become those that count
+/// wherever the file is (revision 2), if that root is the user namespace's.
+fn without_root(value: &mut Vec<u8>, root: u32) {
+    const REVISION_2: u32 = 0x0200_0000;
+    const REVISION_3: u32 = 0x0300_0000;
+    let word =
+        |at: usize| value.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes);
+    if let (24, Some(magic), Some(of)) = (value.len(), word(0), word(20))
+        && magic & 0xff00_0000 == REVISION_3
+        && of == root
+    {
+        value.truncate(20);
+        value[..4].copy_from_slice(&(magic & 0x00ff_ffff | REVISION_2).to_le_bytes());
     }
 }
 

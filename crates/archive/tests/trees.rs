@@ -21,7 +21,13 @@ fn packed(path: &Path, holes: Holes) -> Vec<u8> {
 }
 
 fn client() -> Options {
-    Options { owners: Owners::Own, keep_types: true, refuse_outward_links: true, names: Names::Keep }
+    Options {
+        owners: Owners::Own,
+        keep_types: true,
+        refuse_outward_links: true,
+        names: Names::Keep,
+        ids: None,
+    }
 }
 
 fn extracted(stream: &[u8], to: &Path, options: &Options) -> extract::Result<u64> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use wharf_image::Concurrency;
 
-use crate::ContainerDefaults;
+use crate::{ContainerDefaults, Remap};
 pub use wharf_image::LayerStorage;
 use wharf_model::spec::LogSpec;
 
@@ -45,6 +45,8 @@ pub struct EngineConfig {
     pub plugin_dirs: Vec<PathBuf>,
     /// How long a mount or a volume plugin may take.
     pub volume_patience: std::time::Duration,
+    /// Whose ids the users of containers are; the host's without it.
+    pub remap: Option<Remap>,
 }
 
 /// Docker's directories of plugins.
@@ -121,6 +123,7 @@ mod tests {
             log: LogSpec::default(),
             plugin_dirs: Vec::new(),
             volume_patience: VOLUME_PATIENCE,
+            remap: None,
         };
         assert_eq!(at("/run/wharf").cgroup_parent(), "/wharf");
         assert_ne!(at("/tmp/a").instance(), at("/tmp/b").instance());

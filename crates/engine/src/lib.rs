@@ -36,6 +36,7 @@ mod session;
 mod spec;
 mod streams;
 mod system;
+mod userns;
 mod view;
 mod volumes;
 mod why;
@@ -54,6 +55,10 @@ pub use logs::{DRIVERS as LOG_DRIVERS, validate_defaults as validate_log_default
 pub use plugins::{PluginQuestion, ask_plugin, find_plugin, is_plugin_name};
 pub use registry::{Distribution, Pull, PullTransfer, PushTransfer};
 pub use session::{Input, OutputStream, Session, Wrote};
+pub use userns::Remap;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use userns::fuzz as fuzz_subids;
 pub use view::*;
 pub use wharf_shim::health::HealthStatus;
 pub use why::{Cause, Ending, WhyView};

@@ -6,9 +6,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use std::os::fd::OwnedFd;
 use wharf_linux::confined::{Root, open_beneath};
 use wharf_linux::hostfs::Context;
+use wharf_linux::idmap::{self, Ids, Map, Range};
+use wharf_linux::process;
 use wharf_model::ownership::{IdRange, Ownership, exchanged};
+use wharf_model::spec::MountKind;
 
 use crate::containers::{MountRecord, Record};
 use crate::{Engine, Error, Result};
@@ -23,28 +27,107 @@ pub(crate) struct IdMaps {
     pub(crate) gids: Vec<IdRange>,
 }
 
+impl IdMaps {
+    /// Files on disk belong to the ids of the container.
+    pub(crate) fn of(ids: &Ids) -> Self {
+        let ranges = |map: &Map| {
+            let range =
+                |range: &Range| IdRange { on_disk: range.inside, shown: range.outside, count: range.count };
+            map.ranges().iter().map(range).collect()
+        };
+        Self { uids: ranges(&ids.uids), gids: ranges(&ids.gids) }
+    }
+
+    /// A user namespace that maps a mount like this.
+    pub(crate) fn namespace(&self) -> std::io::Result<OwnedFd> {
+        let lines = |ranges: &[IdRange]| -> String {
+            ranges
+                .iter()
+                .map(|range| format!("{} {} {}\n", range.on_disk, range.shown, range.count))
+                .collect()
+        };
+        process::user_namespace(&lines(&self.uids), &lines(&self.gids))
+    }
+
+    /// What is shown is what a user namespace calls it.
+    fn within(self, ids: &Ids) -> Result<Self> {
+        let ranges = |ranges: &[IdRange], map: &Map| {
+            let found = through(ranges, map);
+            match found.is_empty() || found.len() > idmap::MOST {
+                true => Err(Error::Invalid(
+                    "invalid idmap: none of its ids, or too many pieces, are in the container's user namespace".into(),
+                )),
+                false => Ok(found),
+            }
+        };
+        Ok(Self { uids: ranges(&self.uids, &ids.uids)?, gids: ranges(&self.gids, &ids.gids)? })
+    }
+}
+
+/// Ranges that are shown as ids of a user namespace, as what these ids are outside of it; the others are left out.
+fn through(ranges: &[IdRange], map: &Map) -> Vec<IdRange> {
+    let mut found = Vec::new();
+    for range in ranges {
+        for part in map.ranges() {
+            let first = range.shown.max(part.inside);
+            let end = (range.shown + range.count).min(part.inside + part.count);
+            if first < end {
+                found.push(IdRange {
+                    on_disk: range.on_disk + (first - range.shown),
+                    shown: part.outside + (first - part.inside),
+                    count: end - first,
+                });
+            }
+        }
+    }
+    found
+}
+
 impl Engine {
-    /// The maps of a container's mounts, by target. Blocks.
-    pub(crate) fn id_maps(&self, record: &Record) -> Result<BTreeMap<String, IdMaps>> {
+    /// The maps of a container's mounts, by target, with the user namespace it is in. Blocks.
+    pub(crate) fn id_maps(&self, record: &Record, ids: Option<&Ids>) -> Result<BTreeMap<String, IdMaps>> {
         let mut maps = BTreeMap::new();
         let mut user = None;
         for mount in &record.mounts {
             let found = match &mount.ownership {
+                // A volume of ours is out of everybody's reach but that of containers, and keeps their ids. What others
+                // mount, or a directory of the host, is shown as it is: a container's root would be the host's there.
+                None if mount.kind == MountKind::Volume && !mount.driven => ids.map(IdMaps::of),
                 None => None,
                 // Without a user namespace of its own a container sees the owners as they are.
-                Some(Ownership::Mapped { uids, .. }) if uids.is_empty() => None,
+                Some(Ownership::Mapped { uids, .. }) if uids.is_empty() => ids.map(IdMaps::of),
                 Some(Ownership::Mapped { uids, gids }) => {
-                    Some(IdMaps { uids: uids.clone(), gids: gids.clone() })
+                    let maps = IdMaps { uids: uids.clone(), gids: gids.clone() };
+                    Some(match ids {
+                        Some(ids) => maps.within(ids)?,
+                        None => maps,
+                    })
                 }
                 Some(Ownership::Auto) => {
                     let user = match user {
                         Some(user) => user,
                         None => *user.insert(self.user_of(record)?),
                     };
-                    automatic(mount, user)?
+                    automatic(mount, user, ids)?
                 }
             };
             maps.extend(found.map(|found| (mount.target.clone(), found)));
+        }
+        Ok(maps)
+    }
+
+    /// The maps that show a container's mounts as it would know them in a user namespace, while it does not run.
+    pub(crate) fn maps_at_rest(&self, record: &Record, ids: &Ids) -> Result<BTreeMap<String, IdMaps>> {
+        let back = Ids { uids: ids.uids.inverse(), gids: ids.gids.inverse() };
+        let mut maps = BTreeMap::new();
+        for (target, map) in self.id_maps(record, Some(ids))? {
+            maps.insert(target, map.within(&back)?);
+        }
+        for mount in
+            record.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Bind | MountKind::Volume))
+        {
+            // As it is on disk: what the host calls an id.
+            maps.entry(mount.target.clone()).or_insert_with(|| IdMaps::of(&back));
         }
         Ok(maps)
     }
@@ -88,7 +171,7 @@ fn find_user(users: &str, groups: &str, name: &str, group: &str) -> Option<(u32,
 }
 
 /// The container's user and the source's owner take each other's place; `None` when they are one already.
-fn automatic(mount: &MountRecord, (uid, gid): (u32, u32)) -> Result<Option<IdMaps>> {
+fn automatic(mount: &MountRecord, (uid, gid): (u32, u32), ids: Option<&Ids>) -> Result<Option<IdMaps>> {
     let source = Path::new(&mount.source);
     let handle = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let mut handle = handle.context("open", source)?;
@@ -96,22 +179,57 @@ fn automatic(mount: &MountRecord, (uid, gid): (u32, u32)) -> Result<Option<IdMap
         handle = open_beneath(&handle, Path::new(&mount.subpath)).context("open", source)?;
     }
     let stat = rustix::fs::fstat(&handle).context("stat", source)?;
-    if stat.st_uid == 0 && uid != 0 {
+    if stat.st_uid == 0 && (uid != 0 || ids.is_some()) {
         return Err(Error::Invalid(format!(
             "invalid ownership=auto for {}: {} belongs to root, and what user {uid} of the container makes there \
              would be root's on this host; give the directory to the user who shall own the files",
             mount.target, mount.source
         )));
     }
+    if ids.is_some() && stat.st_gid == 0 && gid == 0 {
+        return Err(Error::Invalid(format!(
+            "invalid ownership=auto for {}: {} belongs to root's group, which a container in a user namespace cannot make \
+             files for; give the directory to the group that shall own the files",
+            mount.target, mount.source
+        )));
+    }
     // Root's group stays what it is: a member of it made by a container would surprise.
     let gids = if stat.st_gid == 0 && gid != 0 { exchanged(0, 0) } else { exchanged(stat.st_gid, gid) };
+    if let Some(ids) = ids {
+        // Who is root in the container must not become root on the host by this.
+        let without_root = |ranges: Vec<IdRange>| ranges.into_iter().filter_map(above_root).collect();
+        let uids = without_root(exchanged(stat.st_uid, uid));
+        return IdMaps { uids, gids: without_root(gids) }.within(ids).map(Some);
+    }
     let same = stat.st_uid == uid && gids == exchanged(0, 0);
     Ok((!same).then(|| IdMaps { uids: exchanged(stat.st_uid, uid), gids }))
+}
+
+/// A range without id 0 on disk.
+fn above_root(range: IdRange) -> Option<IdRange> {
+    match range {
+        IdRange { on_disk: 0, count: 1, .. } => None,
+        IdRange { on_disk: 0, shown, count } => {
+            Some(IdRange { on_disk: 1, shown: shown + 1, count: count - 1 })
+        }
+        range => Some(range),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shown_goes_through_the_user_namespace() {
+        let range = |on_disk, shown, count| IdRange { on_disk, shown, count };
+        let map = Map::parse("0 100000 1000\n1000 5000 10\n").unwrap();
+        assert_eq!(through(&[range(0, 0, 2000)], &map), [range(0, 100_000, 1000), range(1000, 5000, 10)]);
+        assert_eq!(through(&[range(7, 999, 2)], &map), [range(7, 100_999, 1), range(8, 5000, 1)]);
+        assert_eq!(through(&[range(7, 2000, 2)], &map), []);
+        assert_eq!(above_root(range(0, 5, 3)), Some(range(1, 6, 2)));
+        assert_eq!((above_root(range(0, 5, 1)), above_root(range(2, 5, 1))), (None, Some(range(2, 5, 1))));
+    }
 
     #[test]
     fn users_are_found_by_name_and_number() {

@@ -49,6 +49,7 @@ impl Engine {
                 backing_filesystem: backing_filesystem(&inner.config.data_root),
                 live_restore: live.config.live_restore,
                 debug: live.config.debug,
+                remapped: inner.config.remap.is_some(),
                 labels: live.config.labels.clone(),
                 insecure_registries: live.config.registries.insecure.clone(),
                 registry_mirrors: live.config.registries.mirrors.clone(),

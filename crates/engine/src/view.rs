@@ -481,6 +481,8 @@ pub struct SystemView {
     pub live_restore: bool,
     /// Debug is on.
     pub debug: bool,
+    /// Whether containers are in user namespaces.
+    pub remapped: bool,
     /// Labels of the engine.
     pub labels: Vec<String>,
     /// Registries that need no certificate: hosts and address ranges.

@@ -7,6 +7,7 @@ pub mod confined;
 pub mod copy;
 pub mod daemon;
 pub mod hostfs;
+pub mod idmap;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

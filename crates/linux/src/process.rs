@@ -382,26 +382,71 @@ pub fn unread(socket: &impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// Makes a user namespace with these maps (lines of `/proc/<pid>/uid_map`). It has no process and lives as long as its
-/// descriptor. For [`crate::mount::set_id_map`]; the caller must be single-threaded, as for [`spawn`].
+/// A user namespace with these maps (lines of `uid_map` and `gid_map`), which lives as long as its descriptor. Any
+/// process may make one, also one with threads: the child that it takes does nothing but wait for its end.
 pub fn user_namespace(uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
-    let (waits, holds) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let mut holds = Some(holds);
-    let birth = Birth { namespaces: Namespaces::USER, ..Birth::default() };
-    let child = spawn(birth, || {
-        // Its own copy must go, so that the end of its parent is its end, too.
-        drop(holds.take());
-        let _end = rustix::io::read(&waits, &mut [0u8; 1]);
-        0
-    })?;
+    let mut pidfd: libc::c_int = -1;
+    let parent = i64::from(std::process::id());
+    let flags = (libc::CLONE_NEWUSER | libc::CLONE_PIDFD | libc::SIGCHLD) as u64;
+    // SAFETY: without CLONE_VM this is a fork; the child makes system calls only, none of which touches memory that
+    // another thread may have had in use. `pidfd` outlives the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    if pid == 0 {
+        // SAFETY: no pointers are passed. It ends with its parent, also if that has died already.
+        unsafe {
+            libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+            while libc::syscall(libc::SYS_getppid) == parent {
+                libc::syscall(libc::SYS_ppoll, 0, 0, 0, 0, 0);
+            }
+            libc::syscall(libc::SYS_exit_group, 0);
+        }
+        std::process::abort();
+    }
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel stored a new descriptor that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let made = (|| {
-        let proc = |file: &str| format!("/proc/{}/{file}", child.pid);
+        let proc = |file: &str| format!("/proc/{pid}/{file}");
         // One write with everything, or the kernel takes the first part for the whole.
         std::fs::write(proc("uid_map"), uid_map)?;
         std::fs::write(proc("gid_map"), gid_map)?;
         Ok(OwnedFd::from(std::fs::File::open(proc("ns/user"))?))
     })();
-    drop(holds);
-    let _reaped = wait(child.pidfd.as_fd());
+    let _a_zombie_takes_none = signal(pidfd.as_fd(), libc::SIGKILL);
+    let _reaped = wait(pidfd.as_fd());
     made
+}
+
+/// Makes the calling thread's access to files that of another user, with all the capabilities it has: what it makes
+/// belongs to that user. For file systems that show the owners of files as others, where root itself is nobody.
+pub fn act_as(uid: u32, gid: u32) -> io::Result<()> {
+    let current = |call, id: u32| {
+        // SAFETY: takes no pointers. The kernel answers the old id; an id of -1 changes nothing.
+        unsafe {
+            libc::syscall(call, id);
+            libc::syscall(call, u32::MAX) as u32
+        }
+    };
+    if current(libc::SYS_setfsgid, gid) != gid || current(libc::SYS_setfsuid, uid) != uid {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    // A file system user who is not root loses the capabilities over files.
+    let sets = rustix::thread::capabilities(None)?;
+    rustix::thread::set_capabilities(
+        None,
+        rustix::thread::CapabilitySets { effective: sets.permitted, ..sets },
+    )?;
+    Ok(())
+}
+
+/// Raises a hard limit of the calling process to at least `hard`; the soft one stays.
+pub fn raise_hard_limit(resource: u32, hard: u64) -> io::Result<()> {
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct outlives the call; no new value is given.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut now)
+    })?;
+    if hard <= now.rlim_max { Ok(()) } else { set_limit(resource, now.rlim_cur, hard) }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! caller                          init
+//!   │ ◀── Process ─────────────────│   only with a user namespace, from the stage: this is the init
 //!   │ ◀── Namespaces ──────────────│   its namespaces exist
 //!   │ ─── Mapped ─────────────────▶│   only with a user namespace: ids are mapped
 //!   │ ─── Cgroup + descriptors ───▶│   its control groups exist, the hooks of the runtime have run
@@ -66,9 +67,14 @@ impl Channel {
         self.0.as_fd()
     }
 
+    /// The same end once more.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        self.0.try_clone().map(Self).map_err(|e| Error::io("duplicate a socket", e))
+    }
+
     /// Makes [`receive`](Self::receive) fail when the peer says nothing for so long.
-    pub(crate) fn limit_patience(&self, patience: Duration) -> Result<()> {
-        set_socket_timeout(&self.0, Timeout::Recv, Some(patience))
+    pub(crate) fn limit_patience(&self, patience: impl Into<Option<Duration>>) -> Result<()> {
+        set_socket_timeout(&self.0, Timeout::Recv, patience.into())
             .map_err(|e| Error::io("limit the wait for the peer process", e))
     }
 

@@ -7,11 +7,14 @@ use crate::init::{Gate, Init};
 use crate::mounts;
 use crate::program::{self, Program};
 use crate::resources;
-use crate::spec::{LinuxIdMapping, LinuxNamespaceType, LinuxResources, Spec};
+use crate::rootfs::Ahead;
+use crate::spec::{LinuxNamespaceType, LinuxResources, Spec};
+use crate::stage::{self, Stage, UserNamespace};
 use crate::{CreateRequest, Rootfs, Running, Starting, devices, seccomp};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use wharf_linux::cgroup::Cgroup;
+use wharf_linux::idmap::Ids;
 use wharf_linux::namespace::{self, Namespaces};
 use wharf_linux::process::{self, Birth, Child, Ended};
 
@@ -52,10 +55,17 @@ struct Plan {
     unshared: Namespaces,
     joined: Vec<(Namespaces, OwnedFd)>,
     pid: Option<OwnedFd>,
+    user: Option<UserNamespace>,
 }
 
 fn plan_namespaces(spec: &Spec) -> Result<Plan> {
-    let mut plan = Plan { born: Namespaces::NONE, unshared: Namespaces::NONE, joined: Vec::new(), pid: None };
+    let mut plan = Plan {
+        born: Namespaces::NONE,
+        unshared: Namespaces::NONE,
+        joined: Vec::new(),
+        pid: None,
+        user: None,
+    };
     let list = spec.linux().as_ref().and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
     for (index, namespace) in list.iter().enumerate() {
         let kind = namespace.typ();
@@ -68,12 +78,14 @@ fn plan_namespaces(spec: &Spec) -> Result<Plan> {
             (LinuxNamespaceType::Time, _) => {
                 return Err(Error::invalid("time namespaces are not supported"));
             }
-            (LinuxNamespaceType::Mount | LinuxNamespaceType::User, Some(_)) => {
-                return Err(Error::invalid(format!("joining a {kind} namespace by path is not supported")));
+            (LinuxNamespaceType::Mount, Some(_)) => {
+                return Err(Error::invalid("joining a mount namespace by path is not supported"));
             }
-            (LinuxNamespaceType::Mount | LinuxNamespaceType::Pid | LinuxNamespaceType::User, None) => {
+            (LinuxNamespaceType::User, None) => {
                 plan.born |= bits;
+                plan.user = Some(UserNamespace { joined: None, ids: stage::ids_of(spec)? });
             }
+            (LinuxNamespaceType::Mount | LinuxNamespaceType::Pid, None) => plan.born |= bits,
             // The cgroup namespace is made by the first process when it is in its cgroup.
             (LinuxNamespaceType::Cgroup, None) => {}
             (_, None) => plan.unshared |= bits,
@@ -85,6 +97,9 @@ fn plan_namespaces(spec: &Spec) -> Result<Plan> {
                 }
                 match kind {
                     LinuxNamespaceType::Pid => plan.pid = Some(file),
+                    LinuxNamespaceType::User => {
+                        plan.user = Some(UserNamespace { joined: Some(file), ids: stage::ids_of(spec)? });
+                    }
                     _ => plan.joined.push((bits, file)),
                 }
             }
@@ -145,7 +160,7 @@ fn check(spec: &Spec, plan: &Plan) -> Result<()> {
     }
     let mapped =
         spec.linux().as_ref().is_some_and(|l| l.uid_mappings().is_some() || l.gid_mappings().is_some());
-    if mapped && !plan.born.contains(Namespaces::USER) {
+    if mapped && plan.user.is_none() {
         return Err(Error::invalid("linux.uidMappings and gidMappings need a user namespace"));
     }
     Ok(())
@@ -171,14 +186,16 @@ pub(crate) fn create(request: CreateRequest<'_>, gate: Gate) -> Result<Starting>
     let limits = resources::resources(spec)?;
     let root_path = root_path(&request)?;
     let cgroup = cgroup_of(spec, request.id)?;
-    let user_namespace = plan.born.contains(Namespaces::USER);
 
     let mut guard = CgroupGuard(Some(cgroup.clone()));
     let birthplace = cgroup.create_birthplace()?;
     process::set_undumpable().context(|| "hide from other processes".into())?;
     let (ours, theirs) = Channel::pair()?;
     let mut ours = Some(ours);
-    let mapped = crate::rootfs::capture_mapped(&plans)?;
+    let mut ahead = Ahead::default();
+    if plan.user.is_none() {
+        ahead.mounts = crate::rootfs::capture_mapped(&plans)?;
+    }
     let birth = Birth { namespaces: plan.born, cgroup: birthplace.as_ref().map(AsFd::as_fd), sibling: false };
     let init = Init {
         channel: theirs,
@@ -189,10 +206,10 @@ pub(crate) fn create(request: CreateRequest<'_>, gate: Gate) -> Result<Starting>
         root_path,
         stdio: request.stdio,
         plans: &plans,
-        mapped: &mapped,
+        ahead,
         joined: plan.joined,
         unshared: plan.unshared,
-        user_namespace,
+        user_namespace: plan.user.is_some(),
         sysctls: &sysctls,
         nodes: &nodes,
         cgroup: &cgroup,
@@ -211,13 +228,16 @@ pub(crate) fn create(request: CreateRequest<'_>, gate: Gate) -> Result<Starting>
         },
         gate,
     };
-    let child = in_pid_namespace(plan.pid.as_ref(), || {
-        process::spawn(birth, || {
-            drop(ours.take()); // the end of the stream must be the parent's end
-            init.main()
-        })
-        .context(|| "clone the container's first process".into())
-    })?;
+    let child = match &plan.user {
+        Some(user) => stage::spawn(Stage { init, birth, user, pid: plan.pid.as_ref() }, &mut ours)?,
+        None => in_pid_namespace(plan.pid.as_ref(), || {
+            process::spawn(birth, || {
+                drop(ours.take()); // the end of the stream must be the parent's end
+                init.main()
+            })
+            .context(|| "clone the container's first process".into())
+        })?,
+    };
     let channel = ours.ok_or_else(Error::protocol)?;
     let pid = child.pid;
     guard.0 = None;
@@ -230,8 +250,10 @@ pub(crate) fn create(request: CreateRequest<'_>, gate: Gate) -> Result<Starting>
         started: false,
         reaped: false,
     };
-    if user_namespace {
-        map_ids(spec, pid)?;
+    if let Some(user) = &plan.user {
+        if user.joined.is_none() {
+            map_ids(&user.ids, pid)?;
+        }
         starting.channel.send(&Message::Mapped)?;
     }
     // The child makes namespaces and mounts meanwhile.
@@ -265,26 +287,13 @@ fn in_pid_namespace<T>(namespace: Option<&OwnedFd>, code: impl FnOnce() -> Resul
     result
 }
 
-fn map_ids(spec: &Spec, pid: i32) -> Result<()> {
-    let linux = spec.linux().as_ref();
-    let maps = [
-        ("uid_map", linux.and_then(|l| l.uid_mappings().as_deref())),
-        ("gid_map", linux.and_then(|l| l.gid_mappings().as_deref())),
-    ];
-    for (file, map) in maps {
-        let lines: String = map.unwrap_or_default().iter().map(map_line).collect();
-        if lines.is_empty() {
-            return Err(Error::invalid("a user namespace needs linux.uidMappings and gidMappings"));
-        }
+fn map_ids(ids: &Ids, pid: i32) -> Result<()> {
+    for (file, map) in [("uid_map", &ids.uids), ("gid_map", &ids.gids)] {
         let path = format!("/proc/{pid}/{file}");
         // One write with everything, or the kernel takes the first part for the whole.
-        std::fs::write(&path, lines).context(|| format!("write {path}"))?;
+        std::fs::write(&path, map.to_string()).context(|| format!("write {path}"))?;
     }
     Ok(())
-}
-
-fn map_line(map: &LinuxIdMapping) -> String {
-    format!("{} {} {}\n", map.container_id(), map.host_id(), map.size())
 }
 
 /// A control group without a process yet; dropped, it is removed.

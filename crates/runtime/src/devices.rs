@@ -8,6 +8,7 @@ use rustix::fs::{FileType, Mode, makedev};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use wharf_linux::cgroup::{DeviceKind, DeviceRule};
+use wharf_linux::idmap::Ids;
 use wharf_linux::mount;
 
 /// Nodes of every container: name, major, minor.
@@ -166,7 +167,7 @@ fn node(device: &LinuxDevice) -> Result<Node> {
     })
 }
 
-/// Makes nodes and links. `bound` are host nodes to use instead of making them, for a user namespace that may not.
+/// Makes nodes and links. `bound` are nodes to bind instead of making them, for a user namespace that may not.
 pub(crate) fn populate(root: &Root, nodes: &[(PathBuf, Node)], bound: &[OwnedFd]) -> Result<()> {
     for (index, (path, node)) in nodes.iter().enumerate() {
         let failed = |e: std::io::Error| Error::mount(path, format!("make the device: {e}"));
@@ -189,15 +190,20 @@ pub(crate) fn populate(root: &Root, nodes: &[(PathBuf, Node)], bound: &[OwnedFd]
     root.make_link(Path::new("/dev/ptmx"), "pts/ptmx").context(|| "make the link /dev/ptmx".into())
 }
 
-/// The host's nodes, for [`populate`].
-pub(crate) fn capture_bound(nodes: &[(PathBuf, Node)]) -> Result<Vec<OwnedFd>> {
-    let clone = |path: &Path| {
-        let failed = |e| Error::mount(path, format!("bind the host's device: {e}"));
-        let tree = mount::clone_tree(rustix::fs::CWD, path, false).map_err(failed)?;
-        mount::set_propagation(&tree, mount::Propagation::Private, false).map_err(failed)?;
-        Ok(tree)
+/// The nodes for [`populate`], made beneath `bench` by one who may make them, and for the owners that `ids` gives them.
+pub(crate) fn make_apart(bench: &OwnedFd, nodes: &[(PathBuf, Node)], ids: &Ids) -> Result<Vec<OwnedFd>> {
+    let make = |(number, (path, node)): (usize, &(PathBuf, Node))| {
+        let failed = |e: std::io::Error| Error::mount(path, format!("make the device: {e}"));
+        let name = format!("d{number}");
+        rustix::fs::mknodat(bench, &name, node.kind, node.mode, node.device).map_err(|e| failed(e.into()))?;
+        // An owner that the namespace has no name for stays root of the host: nobody.
+        let owner = (ids.uids.outside(node.uid).unwrap_or(0), ids.gids.outside(node.gid).unwrap_or(0));
+        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+        rustix::fs::chownat(bench, &name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| failed(e.into()))?;
+        mount::clone_tree(bench, &name, false).map_err(failed)
     };
-    nodes.iter().map(|(path, _)| clone(path)).collect()
+    nodes.iter().enumerate().map(make).collect()
 }
 
 /// Puts the terminal at `/dev/console`.

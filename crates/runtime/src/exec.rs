@@ -15,10 +15,12 @@ use crate::program::{self, FAILED, Prepared, Program, close_all_except, install_
 use crate::root::Root;
 use crate::seccomp;
 use crate::spec::{LinuxNamespaceType, Spec};
+use crate::stage;
 use crate::{ExecChild, ExecRequest, Stdio};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use wharf_linux::cgroup;
+use wharf_linux::idmap::Ids;
 use wharf_linux::namespace::{self, Namespaces};
 use wharf_linux::process::{self, Birth, Child};
 use wharf_linux::pty::{self, Pty};
@@ -152,6 +154,10 @@ impl Stage<'_> {
         if let Some(score) = self.program.process.oom_score_adj() {
             procfs.write_own("oom_score_adj", &score.to_string())?;
         }
+        if let Some(ids) = self.user_namespace()? {
+            program::raise_hard_limits(self.program.process)?;
+            stage::hand_over_streams(&self.stdio, &ids)?;
+        }
         self.join()?;
         let root = Root::open().context(|| "open the container's root".into())?;
         let terminal = self.open_terminal(&root)?;
@@ -167,6 +173,13 @@ impl Stage<'_> {
         prepared.label(&procfs)?;
         drop((procfs, root));
         self.hand_over(prepared, terminal)
+    }
+
+    /// The maps of the container's user namespace, if it has one.
+    fn user_namespace(&self) -> Result<Option<Ids>> {
+        let list = self.spec.linux().as_ref().and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
+        let has = list.iter().any(|n| n.typ() == LinuxNamespaceType::User);
+        has.then(|| stage::ids_of(self.spec)).transpose()
     }
 
     /// Gives up all descriptors of the caller but those this process was made for.

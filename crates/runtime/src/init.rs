@@ -9,7 +9,7 @@ use crate::mounts::Plan;
 use crate::procfs::Procfs;
 use crate::program::{FAILED, Program, close_all_except, install_streams};
 use crate::root::{Node, Root};
-use crate::rootfs::{self, Captured, Masks};
+use crate::rootfs::{self, Ahead, Captured, Masks};
 use crate::spec::Spec;
 use crate::{Rootfs, Stdio};
 use rustix::mount::MountPropagationFlags;
@@ -30,13 +30,13 @@ pub(crate) struct Init<'a> {
     pub(crate) root_path: PathBuf,
     pub(crate) stdio: Stdio,
     pub(crate) plans: &'a [Plan],
-    /// Trees of mounts that only the parent could make, by their place in `plans`.
-    pub(crate) mapped: &'a [(usize, OwnedFd)],
+    /// What others have captured, because only they could.
+    pub(crate) ahead: Ahead,
     /// Namespaces to join, in order.
     pub(crate) joined: Vec<(Namespaces, OwnedFd)>,
     /// Namespaces to make, beyond those it was born with.
     pub(crate) unshared: Namespaces,
-    /// Whether it was born in a user namespace of its own.
+    /// Whether it was born in another user namespace than its parent's.
     pub(crate) user_namespace: bool,
     pub(crate) sysctls: &'a [(String, String)],
     pub(crate) nodes: &'a [(PathBuf, Node)],
@@ -78,10 +78,12 @@ impl Init<'_> {
         self.configure(&procfs)?;
 
         // First, so that the root is also first in the container's list of mounts.
-        let tree = rootfs::capture_root(self.rootfs, &self.root_path)?;
+        let tree = match self.ahead.root.take() {
+            Some(tree) => tree,
+            None => rootfs::capture_root(self.rootfs, &self.root_path)?,
+        };
         let mut captured = self.capture(false)?;
         let terminal = self.open_terminal(&captured)?;
-        let bound = if self.user_namespace { devices::capture_bound(self.nodes)? } else { Vec::new() };
         self.enter_cgroup()?;
         for late in self.capture(true)? {
             let at = self.plans.iter().position(|p| std::ptr::eq(p, late.plan)).unwrap_or(captured.len());
@@ -90,9 +92,9 @@ impl Init<'_> {
         hooks::run_in_container(self.spec, self.id, self.bundle)?;
 
         let root = rootfs::enter(tree)?;
-        self.fill(&root, &procfs, &captured, terminal.as_ref(), &bound)?;
-        drop(bound);
+        self.fill(&root, &procfs, &captured, terminal.as_ref())?;
         drop(captured);
+        self.ahead = Ahead::default();
         match (&terminal, &self.stdio) {
             (Some(pty), _) => {
                 pty::make_controlling(&pty.slave)
@@ -124,7 +126,9 @@ impl Init<'_> {
         if let Gate::Fifo(fifo) = &self.gate {
             keep.push(fifo.as_raw_fd());
         }
-        keep.extend(self.mapped.iter().map(|(_, tree)| tree.as_raw_fd()));
+        let ahead = &self.ahead;
+        keep.extend(ahead.root.iter().map(|root| root.tree.as_raw_fd()));
+        keep.extend(ahead.mounts.iter().map(|(_, tree)| tree).chain(&ahead.devices).map(AsRawFd::as_raw_fd));
         close_all_except(self.program.preserve_fds, keep)
     }
 
@@ -159,6 +163,8 @@ impl Init<'_> {
             procfs.write_sysctl(path, value)?;
         }
         match self.program.process.oom_score_adj() {
+            // The stage has done it: in the user namespace nobody may go below what there is.
+            Some(_) if self.user_namespace => Ok(()),
             Some(score) => procfs.write_own("oom_score_adj", &score.to_string()),
             None => Ok(()),
         }
@@ -169,9 +175,9 @@ impl Init<'_> {
         let is_late = |plan: &&Plan| (plan.source == crate::mounts::Source::Cgroup) == late;
         let label =
             self.spec.linux().as_ref().and_then(|l| l.mount_label().as_deref()).filter(|l| !l.is_empty());
-        let mapped = |at: usize| self.mapped.iter().find(|(of, _)| *of == at).map(|(_, tree)| tree);
+        let ahead = |at: usize| self.ahead.mounts.iter().find(|(of, _)| *of == at).map(|(_, tree)| tree);
         let plans = self.plans.iter().enumerate().filter(|(_, plan)| is_late(plan));
-        plans.map(|(at, plan)| rootfs::capture(plan, self.cgroup, label, mapped(at))).collect()
+        plans.map(|(at, plan)| rootfs::capture(plan, self.cgroup, label, ahead(at))).collect()
     }
 
     /// Takes a terminal from the container's own devpts before anyone else can see it.
@@ -205,13 +211,12 @@ impl Init<'_> {
         procfs: &Procfs,
         captured: &[Captured<'_>],
         terminal: Option<&pty::Pty>,
-        bound: &[OwnedFd],
     ) -> Result<()> {
         for one in captured {
             rootfs::attach(root, procfs, one)?;
         }
         if devices::own_dev(self.plans) {
-            devices::populate(root, self.nodes, bound)?;
+            devices::populate(root, self.nodes, &self.ahead.devices)?;
             if let Some(pty) = terminal {
                 devices::attach_console(root, &pty.slave)?;
             }

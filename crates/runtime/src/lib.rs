@@ -21,6 +21,7 @@ mod resources;
 mod root;
 mod rootfs;
 mod seccomp;
+mod stage;
 mod user;
 
 pub use create::{cgroup_of, check_id};

@@ -325,6 +325,16 @@ fn enter_directory(root: &Root, cwd: &Path, create: bool) -> Result<()> {
     rustix::process::fchdir(&dir).map_err(|e| failed(e.into()))
 }
 
+/// Raises the hard limits to what the process shall have, where only the host's root may: before a user namespace.
+pub(crate) fn raise_hard_limits(process: &Process) -> Result<()> {
+    for limit in process.rlimits().iter().flatten() {
+        let (name, number) = limit_number(limit.typ());
+        process::raise_hard_limit(number, limit.hard())
+            .context(|| format!("raise the hard limit of {name} to {}", limit.hard()))?;
+    }
+    Ok(())
+}
+
 fn set_limits(process: &Process) -> Result<()> {
     for limit in process.rlimits().iter().flatten() {
         let (name, number) = limit_number(limit.typ());

@@ -6,17 +6,22 @@
 //! 3. *Attach*: each tree is put on its target, resolved by descriptor inside the new root.
 //!
 //! Because the host is out of sight in step 3, no name in an image or a volume can lead there.
+//!
+//! The root of a user namespace is nobody on the host. What of step 1 is the host's (the root file system, binds,
+//! devices) is done for it by the [stage](crate::stage), which has not given up the host's rights.
 
 use crate::Rootfs;
 use crate::error::{Context, Error, Result};
 use crate::mounts::{IdMap, Plan, Source};
 use crate::procfs::Procfs;
 use crate::root::Root;
+use crate::spec::{LinuxNamespaceType, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use wharf_linux::cgroup::Cgroup;
 use wharf_linux::mount::{self, Attributes, Filesystem, Propagation};
+use wharf_linux::process;
 
 /// A planned mount whose tree is made.
 #[derive(Debug)]
@@ -27,16 +32,30 @@ pub(crate) struct Captured<'a> {
     below: Vec<(String, OwnedFd)>,
 }
 
-/// Makes the tree of one mount. `label` is SELinux's, for the files of new file systems; `mapped` is the tree of a
-/// bind whose owners are mapped (see [`capture_mapped`]).
+/// What was captured ahead, by a process that may do more than the container's first.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    /// The root file system.
+    pub(crate) root: Option<RootTree>,
+    /// Trees of mounts, by their place among the plans.
+    pub(crate) mounts: Vec<(usize, OwnedFd)>,
+    /// Devices, in their order.
+    pub(crate) devices: Vec<OwnedFd>,
+}
+
+/// Makes the tree of one mount, unless it was made ahead. `label` is SELinux's, for the files of new file systems.
 pub(crate) fn capture<'a>(
     plan: &'a Plan,
     cgroup: &Cgroup,
     label: Option<&str>,
-    mapped: Option<&OwnedFd>,
+    ahead: Option<&OwnedFd>,
 ) -> Result<Captured<'a>> {
+    if let Some(tree) = ahead {
+        let tree = tree.try_clone().map_err(|e| Error::mount(&plan.target, e.to_string()))?;
+        return Ok(Captured { plan, tree, below: Vec::new() });
+    }
     let (tree, below) = match &plan.source {
-        Source::Bind { .. } => (capture_bind(plan, mapped)?, Vec::new()),
+        Source::Bind { .. } => (finish_bind(plan, clone_source(plan)?)?, Vec::new()),
         Source::Filesystem { kind, name } => (capture_filesystem(plan, kind, name, label)?, Vec::new()),
         Source::Cgroup => capture_cgroup(plan, cgroup)?,
     };
@@ -50,8 +69,7 @@ fn foreign(path: &Path) -> Option<(PathBuf, PathBuf)> {
     number.then(|| (Path::new("/proc").join(pid), Path::new("/").join(inside)))
 }
 
-/// The trees of the binds whose owners are mapped, by their place in `plans`. Done by the container's parent: the
-/// first process has no say over the host's file systems if it was born in a user namespace. One thread only.
+/// The trees of the binds whose owners are mapped, by their place in `plans`. One thread only.
 pub(crate) fn capture_mapped(plans: &[Plan]) -> Result<Vec<(usize, OwnedFd)>> {
     let mut namespaces: Vec<(&IdMap, OwnedFd)> = Vec::new();
     let mut trees = Vec::new();
@@ -59,7 +77,7 @@ pub(crate) fn capture_mapped(plans: &[Plan]) -> Result<Vec<(usize, OwnedFd)>> {
         let Some(map) = &plan.id_map else { continue };
         let failed = |what: &str, e: std::io::Error| Error::mount(&plan.target, format!("{what}: {e}"));
         if !namespaces.iter().any(|(known, _)| (&known.uids, &known.gids) == (&map.uids, &map.gids)) {
-            let made = wharf_linux::process::user_namespace(&map.uids, &map.gids);
+            let made = process::user_namespace(&map.uids, &map.gids);
             namespaces.push((map, made.map_err(|e| failed("a user namespace that maps its owners", e))?));
         }
         let same = |(known, _): &&(&IdMap, OwnedFd)| (&known.uids, &known.gids) == (&map.uids, &map.gids);
@@ -77,9 +95,50 @@ pub(crate) fn capture_mapped(plans: &[Plan]) -> Result<Vec<(usize, OwnedFd)>> {
             };
             Error::mount(&plan.target, why)
         })?;
-        trees.push((at, tree));
+        trees.push((at, finish_bind(plan, tree)?));
     }
     Ok(trees)
+}
+
+/// The trees of all binds, for a container in a user namespace: nothing that is mounted there comes back to the host.
+pub(crate) fn capture_binds(plans: &[Plan]) -> Result<Vec<(usize, OwnedFd)>> {
+    let mut trees = capture_mapped(plans)?;
+    for (at, plan) in plans.iter().enumerate() {
+        if matches!(plan.source, Source::Bind { .. }) && plan.id_map.is_none() {
+            trees.push((at, finish_bind(plan, clone_source(plan)?)?));
+        }
+    }
+    Ok(trees)
+}
+
+/// The tree of a mount that the root of a user namespace cannot make: an overlay of layers out of its reach, or message
+/// queues of an IPC namespace that is the host's.
+pub(crate) fn capture_foreign(
+    at: usize,
+    plan: &Plan,
+    spec: &Spec,
+    bench: &OwnedFd,
+    namespace: &OwnedFd,
+) -> Result<Option<OwnedFd>> {
+    let Source::Filesystem { kind, name } = &plan.source else { return Ok(None) };
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
+    let own_ipc = namespaces.iter().any(|n| n.typ() == LinuxNamespaceType::Ipc);
+    match kind.as_str() {
+        "mqueue" if !own_ipc => capture_filesystem(plan, kind, name, None).map(Some),
+        "overlay" => {
+            let mut plan = plan.clone();
+            for (number, (key, value)) in plan.data.iter_mut().enumerate() {
+                if let (true, Some(layer)) = (key == "lowerdir+", value) {
+                    let place = format!("m{at}-{number}");
+                    mapped_layer(bench, Path::new(layer), &place, namespace)?;
+                    *layer = place;
+                }
+            }
+            rustix::process::fchdir(bench).context(|| "enter the place of the layers".into())?;
+            capture_filesystem(&plan, kind, name, None).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// A copy of what a bind shows, attached nowhere.
@@ -109,12 +168,9 @@ fn clone_source(plan: &Plan) -> Result<OwnedFd> {
     mount::clone_tree(&part, c"", *recursive).map_err(failed)
 }
 
-fn capture_bind(plan: &Plan, mapped: Option<&OwnedFd>) -> Result<OwnedFd> {
+/// Gives the tree of a bind its attributes.
+fn finish_bind(plan: &Plan, tree: OwnedFd) -> Result<OwnedFd> {
     let failed = |e| Error::mount(&plan.target, format!("bind: {e}"));
-    let tree = match mapped {
-        Some(tree) => tree.try_clone().map_err(failed)?,
-        None => clone_source(plan)?,
-    };
     if !plan.set.is_empty() || !plan.clear.is_empty() {
         mount::set_attributes(&tree, plan.set, clear_bits(plan), false).map_err(failed)?;
     }
@@ -206,9 +262,17 @@ fn capture_cgroup(plan: &Plan, cgroup: &Cgroup) -> Result<(OwnedFd, Vec<(String,
 }
 
 /// The root file system as a tree that is attached nowhere, and the directory it goes on.
+#[derive(Debug)]
 pub(crate) struct RootTree {
-    tree: OwnedFd,
+    pub(crate) tree: OwnedFd,
     place: PathBuf,
+}
+
+impl RootTree {
+    /// On top of the root itself: a directory of ours may be out of reach for the container's first process.
+    pub(crate) fn over_the_root(self) -> Self {
+        Self { place: PathBuf::from("/"), ..self }
+    }
 }
 
 /// Makes the tree of the root file system.
@@ -225,6 +289,62 @@ pub(crate) fn capture_root(rootfs: Rootfs<'_>, bundle_root: &Path) -> Result<Roo
             Ok(RootTree { tree, place: mountpoint.to_owned() })
         }
     }
+}
+
+/// An overlay whose layers show their owners as the user namespace has them: nothing on disk is re-owned, and what is
+/// written belongs, on disk, to the ids of the container. The calling process has a mount namespace of its own, which
+/// is private, and an empty directory `bench` in it that nobody else sees.
+pub(crate) fn mapped_overlay(
+    rootfs: Rootfs<'_>,
+    bench: &OwnedFd,
+    namespace: &OwnedFd,
+    root: (u32, u32),
+) -> Result<RootTree> {
+    let Rootfs::Overlay { base, lower, upper, work, mountpoint } = rootfs else {
+        return Err(Error::invalid("a root that is ready needs no layers"));
+    };
+    let layer = |from: &Path, name: &str| mapped_layer(bench, from, name, namespace);
+    let mut names = Vec::with_capacity(lower.len());
+    for (number, name) in lower.iter().enumerate() {
+        layer(&base.join(name), &number.to_string())?;
+        names.push(number.to_string());
+    }
+    // Both must be on one mount.
+    let (upper, work) = (Path::new(upper), Path::new(work));
+    let (Some(above), Some(upper), Some(work)) = (upper.parent(), upper.file_name(), work.file_name()) else {
+        return Err(Error::invalid("the writable layer has no name"));
+    };
+    layer(&base.join(above), "w")?;
+    let inside = |name: &std::ffi::OsStr| format!("w/{}", name.to_string_lossy());
+    rustix::process::fchdir(bench).context(|| "enter the place of the layers".into())?;
+    // Root itself has no name in the layers: what the overlay makes for itself would have no owner.
+    process::act_as(root.0, root.1).context(|| "act as the root of the user namespace".into())?;
+    let tree = overlay(Path::new("."), &names, &inside(upper), &inside(work));
+    process::act_as(0, 0).context(|| "act as root again".into())?;
+    let tree = tree.map_err(|reason| Error::mount(Path::new("/"), reason))?;
+    Ok(RootTree { tree, place: mountpoint.to_owned() })
+}
+
+/// Puts a layer on a place of its name on the bench, with the owners of its files mapped.
+fn mapped_layer(bench: &OwnedFd, from: &Path, name: &str, namespace: &OwnedFd) -> Result<()> {
+    let failed = |what: &str, e: std::io::Error| {
+        let why = match e.raw_os_error() {
+            Some(libc::EINVAL) => {
+                "its file system cannot show files with other owners: have the data root on \
+                     ext4, xfs, btrfs or tmpfs, or run the container with --userns=host"
+                    .to_owned()
+            }
+            _ => e.to_string(),
+        };
+        Error::mount(Path::new("/"), format!("overlay: {what} {}: {why}", from.display()))
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::mkdirat(bench, name, Mode::RWXU).map_err(|e| failed("place for", e.into()))?;
+    let place = rustix::fs::openat(bench, name, flags, Mode::empty());
+    let place = place.map_err(|e| failed("place for", e.into()))?;
+    let tree = mount::clone_tree(rustix::fs::CWD, from, false).map_err(|e| failed("layer", e))?;
+    mount::set_id_map(&tree, namespace, false).map_err(|e| failed("map the owners of layer", e))?;
+    mount::attach(tree, place).map_err(|e| failed("layer", e))
 }
 
 fn overlay(base: &Path, lower: &[String], upper: &str, work: &str) -> std::result::Result<OwnedFd, String> {

@@ -230,6 +230,7 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig> {
         log: settings.log.clone(),
         cdi_dirs: settings.cdi_dirs.clone(),
         defaults: settings.defaults.clone(),
+        remap: settings.remap.clone(),
     })
 }
 

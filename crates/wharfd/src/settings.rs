@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser};
 use serde::Deserialize;
 use tracing::Level;
-use wharf_engine::{ContainerDefaults, LayerStorage, PLUGIN_DIRS, VOLUME_PATIENCE};
+use wharf_engine::{ContainerDefaults, LayerStorage, PLUGIN_DIRS, Remap, VOLUME_PATIENCE};
 use wharf_image::Concurrency;
 use wharf_model::spec::LogSpec;
 use wharf_server::TlsFiles;
@@ -147,6 +147,12 @@ struct Given {
     /// Seconds that a volume's mount or plugin may take (default 60)
     #[arg(long, value_name = "SECONDS")]
     volume_timeout: Option<u64>,
+    /// Whose ids the users of containers have: `default` (dockremap), USER[:GROUP] or UID[:GID] with ranges in subuid and subgid
+    #[arg(long, value_name = "USER[:GROUP]")]
+    userns_remap: Option<String>,
+    /// Directory with the files subuid and subgid (default /etc)
+    #[arg(long, value_name = "DIR")]
+    subid_dir: Option<PathBuf>,
     /// Proxy for registries that speak HTTP (default: of the environment)
     #[arg(long, value_name = "URL")]
     #[serde(skip)]
@@ -237,6 +243,7 @@ pub(crate) struct Settings {
     pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) volume_patience: Duration,
     pub(crate) defaults: ContainerDefaults,
+    pub(crate) remap: Option<Remap>,
 }
 
 impl Flags {
@@ -317,6 +324,10 @@ impl Settings {
             cdi_dirs: once!(cdi_spec_dir, "cdi-spec-dirs")
                 .unwrap_or_else(|| CDI_DIRS.map(PathBuf::from).to_vec()),
             defaults,
+            remap: remap(
+                once!(userns_remap, "userns-remap").as_deref().unwrap_or_default(),
+                once!(subid_dir, "subid-dir").as_deref(),
+            )?,
         };
         for (key, path) in [("data-root", &settings.data_root), ("exec-root", &settings.exec_root)] {
             if !path.is_absolute() {
@@ -325,6 +336,14 @@ impl Settings {
         }
         Ok(settings)
     }
+}
+
+fn remap(text: &str, directory: Option<&Path>) -> Result<Option<Remap>> {
+    let remap = Remap::find(text, directory.unwrap_or(Path::new("/etc")))?;
+    if remap.is_none() && !text.is_empty() {
+        tracing::warn!("User namespaces: root cannot be remapped with itself; user namespaces are OFF");
+    }
+    Ok(remap)
 }
 
 /// Where the API is served, and how connections over TCP are made safe.

@@ -18,6 +18,7 @@ use wharf_archive::pack::{Holes, Packed, Packer};
 use wharf_archive::tar::Reader;
 use wharf_linux::confined::Root;
 use wharf_linux::hostfs;
+use wharf_linux::idmap::Ids;
 
 use super::Record;
 use super::tree::{Access, Tree};
@@ -83,6 +84,7 @@ impl Engine {
         let tree = self.archive_tree(name, path).await?;
         let (name, path) = (name.to_owned(), path.to_owned());
         let (found, answer) = oneshot::channel();
+        let ids = tree.ids();
         let (writer, reader) = streams::channel();
         streams::paced(move || {
             let mut found = Some(found);
@@ -93,7 +95,7 @@ impl Engine {
                 }
                 // From here on the answer has begun, and a failure breaks it off.
                 streams::write_all("a copy from a container", writer, |out| {
-                    let mut packer = Packer::new(out, Holes::Expand);
+                    let mut packer = Packer::new(out, Holes::Expand).seen_from(ids);
                     let packed = match packer.opened(&source.handle, source.packed_as.as_bytes()) {
                         Ok(Packed::Directory(directory)) => {
                             packer.beneath(directory, source.packed_as.as_bytes())
@@ -134,7 +136,8 @@ impl Engine {
         let used = record.clone();
         self.tell_mounts(&used, true);
         let written = streams::with_reader(input, move |input| {
-            tree.enter(|root| write(root, &record, &name, &target, input))
+            let ids = tree.ids();
+            tree.enter(|root| write(root, &record, &name, &target, ids, input))
         })
         .await;
         if written.is_ok() {
@@ -203,6 +206,7 @@ fn write(
     record: &Record,
     container: &str,
     target: &ArchiveTarget,
+    ids: Option<Ids>,
     input: streams::BlockingReader,
 ) -> Result<()> {
     let wanted = absolute(&target.path);
@@ -221,7 +225,7 @@ fn write(
     } else {
         Owners::Stream
     };
-    let options = Options { owners, keep_types: target.keep_types, ..Options::default() };
+    let options = Options { owners, keep_types: target.keep_types, ids, ..Options::default() };
     let mut input = io::BufReader::with_capacity(256 * 1024, input);
     // Nothing at all is an archive of nothing.
     if io::BufRead::fill_buf(&mut input).map_err(Error::Kernel)?.is_empty() {

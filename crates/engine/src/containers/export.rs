@@ -19,6 +19,7 @@ impl Engine {
         let container = self.find(name)?;
         let tree = self.tree(&container, Access::Own).await?;
         let (reached, answer) = oneshot::channel();
+        let ids = tree.ids();
         let (writer, reader) = streams::channel();
         streams::paced(move || {
             let mut reached = Some(reached);
@@ -31,7 +32,7 @@ impl Engine {
                 }
                 // From here on the answer has begun, and a failure breaks it off.
                 streams::write_all("an export", writer, |out| {
-                    let mut packer = Packer::new(out, Holes::Expand);
+                    let mut packer = Packer::new(out, Holes::Expand).seen_from(ids);
                     let packed = packer.beneath(directory, b"").and_then(|()| packer.finish());
                     packed.map(drop).map_err(std::io::Error::other)
                 });

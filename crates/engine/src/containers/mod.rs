@@ -237,6 +237,9 @@ impl Engine {
             hostfs::create_dir_all(directory, mode)?;
             hostfs::tighten(directory, mode)?;
         }
+        if let Some(remap) = &config.remap {
+            remap.check(&config.data_root)?;
+        }
         let db = Database::open(&config.data_root.join("state.db"))?;
         db.migrate("engine", record::STEPS)?;
         db.migrate("why", why::STEPS)?;

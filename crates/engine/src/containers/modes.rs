@@ -8,6 +8,7 @@ use wharf_model::ContainerSpec;
 use wharf_model::network::NetworkMode;
 
 use super::{Container, Phase, Record};
+use crate::userns::UserNamespace;
 use crate::{Engine, Error, Result};
 
 /// Which namespace is joined.
@@ -24,6 +25,7 @@ pub(super) struct Joined {
     pub(super) network: Option<String>,
     pub(super) ipc: Option<String>,
     pub(super) pid: Option<String>,
+    pub(super) user: Option<UserNamespace>,
     /// Where `hosts`, `hostname` and `resolv.conf` are, if they are those of another container.
     pub(super) files: Option<PathBuf>,
 }
@@ -153,6 +155,7 @@ impl Engine {
                 return Err(Error::Invalid(format!("invalid {name} mode: {mode}")));
             }
         }
+        self.check_remap(host)?;
         if host.cgroup_parent.split('/').any(|part| part == ".." || part == ".") {
             return Err(Error::Invalid(format!(
                 "invalid cgroup parent {:?}: it must not have . or .. in it",
@@ -176,8 +179,10 @@ impl Engine {
         let record = container.record().clone();
         let host = &record.spec.host;
         let mut joined = Joined::default();
+        let mut donors = Vec::new();
         if let NetworkMode::Container(name) = &host.network_mode {
             let (other, pid) = self.donor(&record, name, Kind::Network)?;
+            donors.push(pid);
             joined.network = Some(format!("/proc/{pid}/ns/net"));
             joined.files = Some(self.inner.config.containers_dir().join(other.id.as_str()));
             let (hostname, domainname) = {
@@ -190,11 +195,13 @@ impl Engine {
         for (mode, kind) in [(&host.ipc_mode, Kind::Ipc), (&host.pid_mode, Kind::Pid)] {
             let Some(name) = mode.strip_prefix("container:") else { continue };
             let (_, pid) = self.donor(&record, name, kind)?;
+            donors.push(pid);
             match kind {
                 Kind::Ipc => joined.ipc = Some(format!("/proc/{pid}/ns/ipc")),
                 _ => joined.pid = Some(format!("/proc/{pid}/ns/pid")),
             }
         }
+        joined.user = UserNamespace::for_start(self, &record, &donors)?;
         Ok(joined)
     }
 

@@ -305,7 +305,8 @@ impl Engine {
             ipc: joined.ipc,
             pid: joined.pid,
             injection,
-            id_maps: self.id_maps(record)?,
+            id_maps: self.id_maps(record, joined.user.as_ref().map(|user| &user.ids))?,
+            user: joined.user,
             images: self.image_layers(record)?,
         })
     }

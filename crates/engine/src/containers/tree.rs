@@ -9,6 +9,10 @@
 //! - for [`Access::Mounted`], its volumes, binds and the files the engine made for it, from the host's side. Each is
 //!   put on a descriptor that was resolved beneath the root (CP-04).
 //!
+//! Owners are those that the container's processes have. With the user namespace of one that runs these are not the
+//! numbers it knows: [`Tree::ids`] are for who reads or writes them down, and what is made belongs to the root of the
+//! namespace. Of a container at rest all owners are as the container knows them.
+//!
 //! All further work is done with calls on descriptors beneath that root ([`wharf_linux::confined`]). Nothing of the
 //! container is executed or loaded, no names are looked up by libraries, and the thread's own root stays the host's:
 //! what is poisoned in the container stays text (CP-02).
@@ -30,13 +34,16 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePer
 use wharf_image::SnapshotMounts;
 use wharf_linux::cgroup::Cgroup;
 use wharf_linux::confined::{Root, open_beneath};
+use wharf_linux::idmap::Ids;
 use wharf_linux::mount::{self, Attributes};
 use wharf_linux::namespace::{self, Namespaces};
-use wharf_linux::{hostfs, hostfs::Context};
+use wharf_linux::{hostfs, hostfs::Context, process};
 use wharf_model::spec::MountKind;
 
 use super::{Container, MountRecord, Record};
 use crate::blocking::blocking;
+use crate::ownership::IdMaps;
+use crate::userns::UserNamespace;
 use crate::volumes::Borrowed;
 use crate::{Engine, Error, Result};
 
@@ -58,6 +65,10 @@ pub(crate) struct Tree {
     /// A directory of ours to mount on.
     place: PathBuf,
     images: BTreeMap<String, SnapshotMounts>,
+    /// Of the mounts whose owners are not shown as they are on disk, by target.
+    maps: BTreeMap<String, IdMaps>,
+    /// Of a container that runs in a user namespace.
+    ids: Option<Ids>,
     _files: Files,
     _volumes: Option<Borrowed>,
     _turn: Turn,
@@ -150,18 +161,47 @@ impl Engine {
             let layers = blocking(move || Ok(engine.inner.images.snapshot(&id)?)).await?;
             Source::Stopped { layers, writable: access == Access::Mounted }
         };
+        let ids = match source {
+            Source::Running { pid, .. } => UserNamespace::of(pid)?.map(|namespace| namespace.ids),
+            Source::Stopped { .. } => None,
+        };
         let (mut mounts, mut volumes, mut images) = (Vec::new(), None, BTreeMap::new());
+        let mut maps = BTreeMap::new();
         if access == Access::Mounted {
             mounts = with_own_files(&record, &directory);
             if !record.is_running() {
                 volumes = Some(self.borrow_volumes(record.id.as_str(), &mut mounts).await?);
             }
-            let engine = self.clone();
-            images = blocking(move || engine.image_layers(&record)).await?;
+            let (engine, of_run) = (self.clone(), ids.clone());
+            (images, maps) =
+                blocking(move || Ok((engine.image_layers(&record)?, engine.shown_maps(&record, of_run)?)))
+                    .await?;
         }
-        Ok(Tree { source, mounts, directory, place, images, _files: files, _volumes: volumes, _turn: turn })
+        let (_files, _volumes, _turn) = (files, volumes, turn);
+        Ok(Tree { source, mounts, directory, place, images, maps, ids, _files, _volumes, _turn })
     }
 }
+
+impl Engine {
+    /// How the owners of a container's mounts are shown in its tree: as to its processes, or, when it is at rest, as it
+    /// would know them.
+    fn shown_maps(&self, record: &Record, ids: Option<Ids>) -> Result<BTreeMap<String, IdMaps>> {
+        if let Some(ids) = &ids {
+            let mut maps = self.id_maps(record, Some(ids))?;
+            for file in OWN_FILES {
+                maps.entry(format!("/etc/{file}")).or_insert_with(|| IdMaps::of(ids));
+            }
+            return Ok(maps);
+        }
+        match self.remap(&record.spec.host).filter(|_| !record.is_running()) {
+            Some(remap) => self.maps_at_rest(record, &remap.ids),
+            None => self.id_maps(record, None),
+        }
+    }
+}
+
+/// Files that the engine makes for a container, in its `/etc`.
+const OWN_FILES: [&str; 3] = ["resolv.conf", "hostname", "hosts"];
 
 async fn within_patience(container: &Container, tree: impl Future<Output = Result<Tree>>) -> Result<Tree> {
     tokio::time::timeout(PATIENCE, tree).await.unwrap_or_else(|_| {
@@ -173,7 +213,7 @@ async fn within_patience(container: &Container, tree: impl Future<Output = Resul
 /// The record's mounts, with the files the engine makes for every container in front.
 fn with_own_files(record: &Record, directory: &Path) -> Vec<MountRecord> {
     let mut mounts = Vec::new();
-    for file in ["resolv.conf", "hostname", "hosts"] {
+    for file in OWN_FILES {
         let target = format!("/etc/{file}");
         if !record.mounts.iter().any(|mount| mount.target == target) {
             let source = directory.join(file).to_string_lossy().into_owned();
@@ -186,6 +226,11 @@ fn with_own_files(record: &Record, directory: &Path) -> Vec<MountRecord> {
 }
 
 impl Tree {
+    /// Between the owners of the files and what the container calls them, if these differ.
+    pub(crate) fn ids(&self) -> Option<Ids> {
+        self.ids.clone()
+    }
+
     /// Puts the files together and does `work` on them, on a thread of its own. Blocks.
     pub(crate) fn enter<T: Send>(self, work: impl FnOnce(&Root) -> Result<T> + Send) -> Result<T> {
         let tree = &self;
@@ -223,6 +268,10 @@ impl Tree {
             mount::attach(&tree, hostfs::open_dir(&self.place)?).map_err(failed("mount its root"))?;
         }
         let root = Root::from_fd(tree, Path::new("/"));
+        if let Some((uid, gid)) = self.ids.as_ref().and_then(Ids::root) {
+            // The thread is for this alone.
+            process::act_as(uid, gid).map_err(failed("act as the root of its user namespace"))?;
+        }
         for record in &self.mounts {
             self.attach(&root, record)
                 .map_err(|error| error.with_prefix(&format!("cannot mount {}: ", record.target)))?;
@@ -238,6 +287,18 @@ impl Tree {
             other => other.context("bind", source)?,
         };
         mount::set_propagation(&tree, mount::Propagation::Private, true).context("bind", source)?;
+        if let Some(maps) = self.maps.get(&record.target) {
+            let mapped = maps
+                .namespace()
+                .and_then(|namespace| mount::set_id_map(&tree, namespace, !record.non_recursive));
+            match mapped {
+                // Not asked for, and where it cannot be had, owners are those on disk.
+                Err(error) if record.ownership.is_none() => {
+                    tracing::debug!(target = record.target, %error, "owners are not mapped");
+                }
+                other => other.context("map the owners of", source)?,
+            }
+        }
         if record.read_only {
             mount::set_attributes(&tree, Attributes::READ_ONLY, Attributes::default(), true)
                 .context("bind read-only", source)?;

@@ -19,12 +19,14 @@ use oci_spec::runtime::{
     PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use wharf_image::SnapshotMounts;
+use wharf_linux::idmap::Ids;
 use wharf_model::network::NetworkMode;
 use wharf_model::ownership::IdRange;
 use wharf_model::spec::{HostSpec, MountKind};
 
 use crate::containers::{MountRecord, Record, environment};
 use crate::ownership::IdMaps;
+use crate::userns::UserNamespace;
 use crate::{Error, Result};
 pub(crate) use seccomp::resolve as seccomp_profile;
 pub(crate) use security::{SeccompOption, capabilities, options};
@@ -41,6 +43,8 @@ pub(crate) struct Surroundings {
     pub(crate) ipc: Option<String>,
     /// PID namespace to join instead of a new one.
     pub(crate) pid: Option<String>,
+    /// User namespace to be in, if any.
+    pub(crate) user: Option<UserNamespace>,
     /// Devices found by their drivers.
     pub(crate) injection: cdi::Injection,
     /// Maps of owners, by the target of their mount.
@@ -62,7 +66,11 @@ pub(crate) fn build(record: &Record, around: &Surroundings) -> Result<Spec> {
         .masked_paths(host.masked_paths.clone().unwrap_or_default())
         .readonly_paths(host.readonly_paths.clone().unwrap_or_default())
         .rootfs_propagation(rootfs_propagation(&record.mounts));
-    linux = linux.sysctl(sysctls(host));
+    linux = linux.sysctl(sysctls(host, around.user.as_ref().map(|user| &user.ids)));
+    if let Some(user) = &around.user {
+        let maps = IdMaps::of(&user.ids);
+        linux = linux.uid_mappings(id_mappings(&maps.uids)?).gid_mappings(id_mappings(&maps.gids)?);
+    }
     if let SeccompOption::Profile(profile) = &security.seccomp
         && !host.privileged
     {
@@ -166,11 +174,14 @@ pub(crate) fn capability_sets(
 
 /// What was asked for, and two that every private network has: unprivileged processes may bind low ports and send
 /// pings, as with Docker.
-fn sysctls(host: &HostSpec) -> std::collections::HashMap<String, String> {
+fn sysctls(host: &HostSpec, ids: Option<&Ids>) -> std::collections::HashMap<String, String> {
     let mut all: std::collections::HashMap<String, String> = host.sysctls.clone().into_iter().collect();
     if !matches!(host.network_mode, NetworkMode::Host | NetworkMode::Container(_)) {
+        // The kernel takes no group that the user namespace has no name for.
+        let highest = ids.and_then(|ids| ids.gids.highest_without_gap()).unwrap_or(i32::MAX as u32);
+        let groups = format!("0 {highest}");
         for (name, value) in
-            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", groups.as_str())]
         {
             all.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
@@ -226,6 +237,9 @@ fn namespaces(record: &Record, around: &Surroundings) -> Result<Vec<LinuxNamespa
     if host.cgroupns_mode == "private" {
         add(LinuxNamespaceType::Cgroup, None)?;
     }
+    if let Some(user) = &around.user {
+        add(LinuxNamespaceType::User, user.path.as_ref())?;
+    }
     Ok(list)
 }
 
@@ -276,7 +290,11 @@ fn all_mounts(record: &Record, around: &Surroundings) -> Result<Vec<Mount>> {
         let target = format!("/etc/{file}");
         if !replaced(&target) {
             let source = around.files.join(file);
-            mounts.push(mount(&target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"])?);
+            let mut own = mount(&target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"])?;
+            if let Some(user) = &around.user {
+                map_owners(&mut own, &IdMaps::of(&user.ids))?;
+            }
+            mounts.push(own);
         }
     }
     // A mount of the caller's replaces ours at the same place, and one at /dev what we would put in ours.
@@ -319,8 +337,7 @@ fn own_mount(record: &MountRecord, around: &Surroundings) -> Result<Mount> {
             }
             let mut mount = with_part(options, "bind", &record.source)?;
             if let Some(maps) = maps {
-                mount.set_uid_mappings(Some(id_mappings(&maps.uids)?));
-                mount.set_gid_mappings(Some(id_mappings(&maps.gids)?));
+                map_owners(&mut mount, maps)?;
             }
             Ok(mount)
         }
@@ -349,6 +366,12 @@ fn own_mount(record: &MountRecord, around: &Surroundings) -> Result<Mount> {
             mount(&record.target, "tmpfs", "tmpfs", &options)
         }
     }
+}
+
+fn map_owners(mount: &mut Mount, maps: &IdMaps) -> Result<()> {
+    mount.set_uid_mappings(Some(id_mappings(&maps.uids)?));
+    mount.set_gid_mappings(Some(id_mappings(&maps.gids)?));
+    Ok(())
 }
 
 fn id_mappings(ranges: &[IdRange]) -> Result<Vec<LinuxIdMapping>> {

@@ -62,6 +62,9 @@ pub(crate) fn to_info(view: SystemView) -> SystemInfo {
     let count = |number: usize| Some(size(number as u64));
     let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
     let mut security = vec!["name=seccomp,profile=builtin".to_owned()];
+    if view.remapped {
+        security.push("name=userns".to_owned());
+    }
     if view.cgroup_version == "2" {
         security.push("name=cgroupns".to_owned());
     }

@@ -62,7 +62,6 @@ const TABLE: &[Elsewhere] = &[
     Elsewhere("swarm-default-advertise-addr", "", &[""], SWARM),
     Elsewhere("userland-proxy", "", &["*"], ""),
     Elsewhere("userland-proxy-path", "", &["*"], ""),
-    Elsewhere("userns-remap", "", &[""], "user namespaces for all containers are not there yet"),
 ];
 
 /// Which of these are given alone, without a value behind them.

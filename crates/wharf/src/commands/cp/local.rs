@@ -156,7 +156,8 @@ pub(super) async fn receive(mut response: Response, directory: &str, names: Name
     let root = Root::from_fd(open_directory(directory)?, Path::new(directory)).without_links();
     let (reader, mut pipe) = io::pipe()?;
     let thread = thread::spawn(move || {
-        let options = Options { owners: Owners::Own, keep_types: true, refuse_outward_links: true, names };
+        let options =
+            Options { owners: Owners::Own, keep_types: true, refuse_outward_links: true, names, ids: None };
         let mut input = BufReader::with_capacity(64 << 10, reader);
         extract(&mut Reader::new(&mut input), &root, Path::new("."), &options)?;
         // What follows the archive's end is of no interest, and must not stop the sender.
