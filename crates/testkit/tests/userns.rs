@@ -202,10 +202,10 @@ fn nothing_on_disk_is_owned_by_the_ids_of_the_host() {
     layer.file("data/seed", 0o640, b"seed");
     engine.load(&Builder::new("box:latest", image::rootfs()).layer(layer.finish()).build());
     let cli = engine.wharf();
-    let script = "echo a > /made; mkdir /dir; chown 1000:1000 /dir; touch /dir/f; chown 7:8 /dir/f; ln /made /hard; \
-        cp /bin/busybox /su; chmod 4755 /su; chown 33 /etc/passwd; rm /etc/notes; echo b > /data/new; chown 5:6 /data/new; sleep 600";
+    let script = "[ -e /done ] && exec sleep 600; echo a > /made; mkdir /dir; chown 1000:1000 /dir; touch /dir/f; chown 7:8 /dir/f; ln /made /hard; \
+        cp /bin/busybox /su; chmod 4755 /su; chown 33 /etc/passwd; rm /etc/notes; echo b > /data/new; chown 5:6 /data/new; touch /done; sleep 600";
     cli.ok(&["run", "-d", "--name", "one", "-v", "vol:/data", "box", "sh", "-c", script]);
-    wait_until("the files to be made", PATIENCE, || cli.run(&["exec", "one", "stat", "/data/new"]).code == 0);
+    wait_until("the files to be made", PATIENCE, || cli.run(&["exec", "one", "stat", "/done"]).code == 0);
     assert_eq!(cli.ok(&["exec", "one", "stat", "-c", "%u %g", "/data/seed", "/data/new"]), "0 0\n5 6");
     // The same image and volume in a container that is not mapped, beside it.
     let host = [
