@@ -159,6 +159,7 @@ fn parse(text: &str, names: &[String]) -> std::result::Result<Option<Map>, Strin
         .ok_or_else(|| format!("the ranges of {} overlap, or end beyond the last id", names[0]))
 }
 
+/// For the fuzz target.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub fn fuzz(text: &str) {
