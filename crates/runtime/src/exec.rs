@@ -212,6 +212,8 @@ impl Stage<'_> {
                 .context(|| "become root of the user namespace".into())?;
             rustix::thread::set_thread_res_uid(uid, uid, uid)
                 .context(|| "become root of the user namespace".into())?;
+            // A change of user may have undone it, and others in the namespace are the same user.
+            process::set_undumpable().context(|| "hide from other processes".into())?;
         }
         Ok(())
     }

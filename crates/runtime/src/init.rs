@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use wharf_linux::cgroup::{self, Cgroup};
 use wharf_linux::mount::{self, Attributes};
 use wharf_linux::namespace::{self, Namespaces};
+use wharf_linux::process;
 use wharf_linux::pty;
 
 /// Everything the first process needs, made by its parent.
@@ -143,6 +144,8 @@ impl Init<'_> {
                 .context(|| "become root of the user namespace".into())?;
             rustix::thread::set_thread_res_uid(uid, uid, uid)
                 .context(|| "become root of the user namespace".into())?;
+            // A change of user may have undone it, and others in the namespace are the same user.
+            process::set_undumpable().context(|| "hide from other processes".into())?;
         }
         if !self.unshared.is_empty() {
             namespace::unshare(self.unshared).context(|| "make namespaces".into())?;
