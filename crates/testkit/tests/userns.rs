@@ -146,7 +146,14 @@ fn root_of_a_container_is_nobody_on_the_host() {
         ]),
         "1:3"
     );
-    // Rights over what is its own, and none over what is the host's.
+    cli.ok(&["rm", "-f", "one"]);
+}
+
+#[test]
+fn capabilities_count_for_what_belongs_to_the_container() {
+    let subids = subids();
+    let engine = with_image(subids.path());
+    let cli = engine.wharf();
     let rights = "ip addr add 192.0.2.9/32 dev lo && echo address; mknod /n c 1 3 2>/dev/null && echo node; \
         echo 1 > /proc/sys/kernel/sysrq 2>/dev/null && echo sysrq; mount -t tmpfs t /tmp && echo mounted; hostname other && hostname";
     assert_eq!(
@@ -190,7 +197,6 @@ fn root_of_a_container_is_nobody_on_the_host() {
         "box",
         "true",
     ]);
-    cli.ok(&["rm", "-f", "one"]);
 }
 
 #[test]
