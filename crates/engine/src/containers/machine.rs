@@ -34,6 +34,12 @@ pub(crate) fn machine() -> &'static Machine {
     MACHINE.get_or_init(look)
 }
 
+/// How many CPUs this engine may use. Asking reads a dozen files, and every create wants to know.
+pub(crate) fn cpu_count() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
 fn look() -> Machine {
     let listed = |path: &str| {
         hostfs::read_to_string(Path::new(path)).map_or_else(|_| "0".to_owned(), |text| text.trim().to_owned())

@@ -63,6 +63,7 @@ pub use archive::{ArchiveTarget, PathStat};
 pub use commit::CommitRequest;
 pub(crate) use create::environment;
 pub(crate) use links::LinkRecord;
+pub(crate) use machine::cpu_count;
 pub(crate) use prune::until;
 pub(crate) use record::{MountRecord, Phase, Record};
 pub(crate) use start::timestamp;

@@ -2,7 +2,7 @@
 
 use wharf_model::spec::HostSpec;
 
-use super::machine::{Machine, machine};
+use super::machine::{Machine, cpu_count, machine};
 use crate::{Error, Result};
 
 /// The least memory a container can be given: less does not even start.
@@ -110,7 +110,7 @@ fn memory(host: &mut HostSpec, update: bool, machine: &Machine, warnings: &mut V
 
 fn cpu(host: &mut HostSpec, machine: &Machine, warnings: &mut Vec<String>) -> Result<()> {
     let invalid = |text: String| Err(Error::Invalid(text));
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpus = cpu_count();
     for (given, name) in [(host.cpu_period, "Period"), (host.cpu_quota, "Quota")] {
         if host.nano_cpus > 0 && given > 0 {
             return invalid(format!("Conflicting options: Nano CPUs and CPU {name} cannot both be set"));

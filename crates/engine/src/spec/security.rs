@@ -1,9 +1,11 @@
 //! Capabilities and `--security-opt`.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use wharf_model::spec::HostSpec;
 
+use crate::containers::cpu_count;
 use crate::{Error, Result};
 
 /// All capabilities of Linux (capabilities(7), up to 6.x), in the kernel's order.
@@ -85,12 +87,14 @@ const MASKED_PATHS: &[&str] = &[
     "/sys/devices/virtual/powercap",
 ];
 
-/// The default list of masked paths: the fixed ones and the thermal counters of each CPU that has them.
+/// The default list of masked paths: the fixed ones and the thermal counters of each CPU that has them, looked for once.
 pub(crate) fn masked_paths() -> Vec<String> {
-    let counters = |cpu: usize| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let present = (0..cpus).map(counters).filter(|path| std::path::Path::new(path).exists());
-    MASKED_PATHS.iter().map(|path| (*path).to_owned()).chain(present).collect()
+    static COUNTERS: OnceLock<Vec<String>> = OnceLock::new();
+    let present = COUNTERS.get_or_init(|| {
+        let counters = |cpu: usize| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
+        (0..cpu_count()).map(counters).filter(|path| std::path::Path::new(path).exists()).collect()
+    });
+    MASKED_PATHS.iter().map(|path| (*path).to_owned()).chain(present.iter().cloned()).collect()
 }
 
 /// Paths that are readable but change the host when written.
