@@ -76,7 +76,7 @@ impl Case {
             // A zombie waits for the container's init, which does not reap.
             (!status.contains(") Z ")).then(|| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok())?
         };
-        let pids = self.cgroup().pids().unwrap();
+        let pids = self.cgroup().pids().expect("the cgroup is readable");
         pids.into_iter().filter_map(command).filter(|line| !line.is_empty()).collect()
     }
 
