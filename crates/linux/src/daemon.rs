@@ -34,6 +34,16 @@ pub fn notify(state: &str) -> io::Result<()> {
     UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
 }
 
+/// Lets threads share `count` heaps. By default there are eight for each CPU, and what is freed in one serves no thread of
+/// another. To be called before there are threads.
+pub fn share_heaps(count: usize) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number in glibc's allocator, which takes its own lock.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, i32::try_from(count.max(1)).unwrap_or(i32::MAX));
+    }
+}
+
 /// Gives freed heap memory back to the kernel.
 pub fn release_heap() {
     #[cfg(target_env = "gnu")]
@@ -51,8 +61,7 @@ pub fn release_code() {
         static __executable_start: u8;
         static etext: u8;
     }
-    // SAFETY: asks for a number.
-    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(1 << 16);
+    let page = page_size();
     let start = (&raw const __executable_start).addr().next_multiple_of(page);
     let end = (&raw const etext).addr() / page * page;
     if start < end {
@@ -68,6 +77,31 @@ pub fn release_code() {
     }
 }
 
+/// How much of the stack below a caller the way to the system call may need, and how much below that is looked at.
+const STACK_NEAR: usize = 16 << 10;
+const STACK_FAR: usize = 256 << 10;
+
+/// Gives back what deep calls of the past have left of the main thread's stack; on other threads it does nothing.
+pub fn release_stack() {
+    if rustix::thread::gettid() != rustix::process::getpid() {
+        return;
+    }
+    let here = 0u8;
+    let near = &raw const here;
+    let end = (near.addr() - STACK_NEAR) / page_size() * page_size();
+    // SAFETY: what lies further below the stack pointer of the main thread than the few frames that `STACK_NEAR` leaves
+    // alone belongs to calls that have ended, and comes back as zeroes when the stack grows into it. Nothing else is
+    // there: the kernel maps nothing within 128 MB of that stack. A part that is not mapped changes nothing.
+    unsafe {
+        libc::madvise(near.cast_mut().with_addr(end - STACK_FAR).cast(), STACK_FAR, libc::MADV_DONTNEED);
+    }
+}
+
+fn page_size() -> usize {
+    // SAFETY: asks for a number.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(1 << 16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,9 +115,11 @@ mod tests {
 
     #[test]
     fn memory_can_be_released_and_the_program_goes_on() {
+        share_heaps(2);
         drop(vec![1u8; 1 << 20]);
         release_heap();
         release_code();
+        release_stack();
         assert_eq!(format!("{:?}", [1, 2].map(|n| n * 2)), "[2, 4]");
     }
 }

@@ -18,6 +18,7 @@ mod pidfile;
 mod reload;
 mod settings;
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -63,6 +64,8 @@ fn report(error: &anyhow::Error) {
 }
 
 fn run(flags: Flags) -> Result<()> {
+    // As many as can be in use at a time.
+    wharf_linux::daemon::share_heaps(std::thread::available_parallelism().map_or(WORKERS, NonZero::get));
     let settings = Settings::load(&flags)?;
     if flags.validate {
         return say_valid();

@@ -41,8 +41,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often the cgroup is looked at while output is waited for.
 const LOOK: Duration = Duration::from_millis(5);
-/// Silence after which the shim makes itself small.
+/// Silence after which the shim makes itself small, and that after the start, which takes the most memory of all.
 const IDLE: Duration = Duration::from_millis(500);
+const FIRST_IDLE: Duration = Duration::from_millis(100);
 /// Requests of one connection answered before anything else is looked at.
 const BURST: usize = 16;
 
@@ -93,6 +94,10 @@ pub(crate) struct Monitor {
     started_at_ns: i64,
     /// Memory has been given back since something was last done.
     tidy: bool,
+    /// Silence after which it is given back.
+    patience: Duration,
+    /// Since when it is silent.
+    silent_since: Instant,
     /// The last two signals an engine had sent to the init, the last first.
     sent: [Option<Sent>; 2],
     oom: OomWatch,
@@ -149,6 +154,8 @@ impl Monitor {
             score,
             started_at_ns: 0,
             tidy: false,
+            patience: FIRST_IDLE,
+            silent_since: Instant::now(),
             sent: [None; 2],
             oom: OomWatch::default(),
         })
@@ -162,10 +169,10 @@ impl Monitor {
             {
                 return Ok(());
             }
-            let timeout = self.timeout();
-            let events = self.poller.wait(timeout)?;
-            if events.is_empty() && timeout == Some(IDLE) {
-                self.rest();
+            let events = self.poller.wait(self.timeout())?;
+            let silent = events.is_empty();
+            if !silent {
+                self.silent_since = Instant::now();
             }
             events.into_iter().for_each(|ready| self.dispatch(ready));
             self.with_health(Health::tick);
@@ -176,7 +183,15 @@ impl Monitor {
             self.look_for_oom();
             self.finish_draining();
             self.flush();
+            if silent && !ending && self.until_rest().is_some_and(|left| left.is_zero()) {
+                self.rest();
+            }
         }
+    }
+
+    /// How long silence must still last until memory is given back; `None` when it was.
+    fn until_rest(&self) -> Option<Duration> {
+        (!self.tidy).then(|| self.patience.saturating_sub(self.silent_since.elapsed()))
     }
 
     fn is_paused(&self) -> bool {
@@ -196,9 +211,7 @@ impl Monitor {
             Phase::Draining { .. } => Some(LOOK),
             Phase::Leaving { deadline, .. } => Some(deadline.saturating_duration_since(Instant::now())),
             _ if self.output.is_ready() && !self.is_paused() => Some(Duration::ZERO),
-            _ if self.oom.timeout().is_some() => self.oom.timeout(),
-            _ if self.tidy => None,
-            _ => Some(IDLE),
+            _ => [self.oom.timeout(), self.until_rest()].into_iter().flatten().min(),
         }
     }
 
@@ -214,9 +227,11 @@ impl Monitor {
     /// short silence the rest is given back.
     fn rest(&mut self) {
         self.tidy = true;
+        self.patience = IDLE;
         self.output.release_buffer();
         self.connections.release_buffer();
         daemon::release_heap();
+        daemon::release_stack();
         daemon::release_code();
     }
 
@@ -419,7 +434,7 @@ impl Monitor {
         self.held.extend(fds);
         self.owner = None;
         self.started_at_ns = now_ns();
-        self.oom.begin();
+        self.oom.begin(FIRST_IDLE);
         self.begin_health();
         Ok(Some((Reply::Started { at_ns: self.started_at_ns }, Vec::new())))
     }

@@ -11,8 +11,6 @@ use wharf_linux::cgroup::Cgroup;
 
 use crate::poller::{Interest, Poller, Token};
 
-/// How long after the start the watch is set up.
-const LATER: Duration = Duration::from_millis(300);
 /// Between two looks at the counter after a notice.
 const AGAIN: Duration = Duration::from_millis(10);
 /// How often the counter is looked at after a notice.
@@ -29,9 +27,9 @@ pub(crate) struct OomWatch {
 }
 
 impl OomWatch {
-    /// The program began.
-    pub(crate) fn begin(&mut self) {
-        self.due = Some((Instant::now() + LATER, 1));
+    /// The program began; the watch is set up `later`.
+    pub(crate) fn begin(&mut self, later: Duration) {
+        self.due = Some((Instant::now() + later, 1));
     }
 
     /// The kernel gave notice.
