@@ -1,6 +1,28 @@
 //! Memory of processes as the kernel shares it out (PSS): shared pages count for each of their users in part.
 
 use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long the memory must not have become less.
+const STILL: Duration = Duration::from_secs(7);
+/// How long that is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What `uses` says when nothing has happened for a while: what its programs hold, not what the last command left.
+pub(crate) fn at_rest(uses: &dyn Fn() -> u64) -> u64 {
+    let begin = Instant::now();
+    let (mut least, mut since) = (uses(), Instant::now());
+    while since.elapsed() < STILL && begin.elapsed() < PATIENCE {
+        sleep(Duration::from_millis(250));
+        let now = uses();
+        // A percent less is noise.
+        if now < least - least / 100 {
+            (least, since) = (now, Instant::now());
+        }
+    }
+    uses()
+}
 
 /// The PSS in bytes of all processes that `matches` says yes to, given their command line.
 pub(crate) fn pss(matches: impl Fn(&str) -> bool) -> u64 {

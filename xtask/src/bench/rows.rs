@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use wharf_testkit::{Cli, Engine, binary, docker_cli, image, workspace_root};
 
-use super::memory::pss;
+use super::memory::{at_rest, pss};
 use super::registry;
 use super::report::Measured;
 use super::scale;
@@ -309,37 +309,58 @@ fn memory(_runs: Runs) -> Result<Vec<Measured>> {
             names.iter().any(|name| program.starts_with(name))
         })
     };
-    let (wharf_idle, wharf_each) = grow(&engines.wharf, &wharf_uses, engines.engine.port(0))?;
+    let wharf = grow(&engines.wharf, &wharf_uses, engines.engine.port(0))?;
     let docker = engines.docker.as_ref().map(|docker| grow(docker, &docker_uses, 0)).transpose()?;
-    let row = |label: &str, wharf: f64, other: Option<f64>, goal| Measured {
+    let row = |label: &str, figure: fn(&Growth) -> f64, goal| Measured {
         label: label.to_owned(),
         peer: "Docker",
-        wharf,
-        other,
+        wharf: figure(&wharf),
+        other: docker.as_ref().map(figure),
         unit: "MB",
         goal,
     };
     Ok(vec![
-        row("P5 engine, idle", wharf_idle, docker.map(|(idle, _)| idle), "≤ 15 MB"),
-        row("P5 each container with a published port", wharf_each, docker.map(|(_, each)| each), "≤ 0.4 MB"),
+        row("P5 engine, idle", |growth| growth.idle, "≤ 15 MB"),
+        row("P5 engine, right after it loaded an image", |growth| growth.busy, "–"),
+        row("P5 each container with a published port", |growth| growth.each, "≤ 0.4 MB"),
+        row("P5 engine and twenty containers, right after their start", |growth| growth.all_at_once, "–"),
     ])
+}
+
+/// Megabytes, each at rest and right after work.
+struct Growth {
+    idle: f64,
+    busy: f64,
+    each: f64,
+    all_at_once: f64,
 }
 
 const GROWTH: u16 = 20;
 
-/// Megabytes in use before, and added by each of twenty containers with a published port.
-fn grow(cli: &Cli, uses: &dyn Fn() -> u64, first_port: u16) -> Result<(f64, f64)> {
-    let idle = uses();
-    let mut ids = Vec::new();
-    for number in 0..GROWTH {
-        let publish = if first_port == 0 { "80".to_owned() } else { format!("{}:80", first_port + number) };
-        let output = cli.run(&["run", "-d", "-p", &publish, "box", "sleep", "3600"]);
-        ensure!(output.code == 0, "run -d failed: {}", output.stderr);
-        ids.push(output.stdout.trim().to_owned());
-    }
-    let full = uses();
+/// What is in use before, and added by each of twenty containers with a published port.
+fn grow(cli: &Cli, uses: &dyn Fn() -> u64, first_port: u16) -> Result<Growth> {
+    let busy = uses();
+    let idle = at_rest(uses);
+    let start = || -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for number in 0..GROWTH {
+            let publish =
+                if first_port == 0 { "80".to_owned() } else { format!("{}:80", first_port + number) };
+            let output = cli.run(&["run", "-d", "-p", &publish, "box", "sleep", "3600"]);
+            ensure!(output.code == 0, "run -d failed: {}", output.stderr);
+            ids.push(output.stdout.trim().to_owned());
+        }
+        Ok(ids)
+    };
+    let ids = start()?;
+    let (at_once, full) = (uses(), at_rest(uses));
     let arguments: Vec<&str> = ["rm", "-f"].into_iter().chain(ids.iter().map(String::as_str)).collect();
     succeed(cli, &arguments)?;
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
-    Ok((megabytes(idle), megabytes(full.saturating_sub(idle)) / f64::from(GROWTH)))
+    Ok(Growth {
+        idle: megabytes(idle),
+        busy: megabytes(busy),
+        each: megabytes(full.saturating_sub(idle)) / f64::from(GROWTH),
+        all_at_once: megabytes(at_once),
+    })
 }
