@@ -60,6 +60,7 @@ pub struct EngineBuilder {
     data_root: Option<PathBuf>,
     supervisor: Option<Supervisor>,
     umask: Option<u32>,
+    log: Option<PathBuf>,
 }
 
 impl EngineBuilder {
@@ -84,6 +85,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Its log goes there.
+    #[must_use]
+    pub fn log(mut self, path: &Path) -> Self {
+        self.log = Some(path.to_path_buf());
+        self
+    }
+
     /// Under supervision: it and its shims can be made to die or fail at any system call.
     #[must_use]
     pub fn supervised(mut self, supervisor: &Supervisor) -> Self {
@@ -104,8 +112,9 @@ impl EngineBuilder {
         // Short: a socket's path has at most 107 bytes.
         let dir = tempfile::Builder::new().prefix("wt-").tempdir().expect("a temporary directory");
         let data_root = self.data_root.unwrap_or_else(|| dir.path().join("data"));
-        let (arguments, supervisor, umask) = (self.arguments, self.supervisor, self.umask);
-        let engine = Engine { slot, dir, data_root, arguments, supervisor, umask, child: Mutex::new(None) };
+        let (arguments, supervisor, umask, log) = (self.arguments, self.supervisor, self.umask, self.log);
+        let engine =
+            Engine { slot, dir, data_root, arguments, supervisor, umask, log, child: Mutex::new(None) };
         engine.start();
         engine
     }
@@ -120,6 +129,7 @@ pub struct Engine {
     arguments: Vec<String>,
     supervisor: Option<Supervisor>,
     umask: Option<u32>,
+    log: Option<PathBuf>,
     child: Mutex<Option<Child>>,
 }
 
@@ -140,8 +150,8 @@ impl Engine {
     pub fn start(&self) {
         let mut child = self.child.lock().expect("no test panics while starting an engine");
         assert!(child.is_none(), "the engine is already running");
-        let log =
-            File::options().create(true).append(true).open(self.log_path()).expect("a log in our directory");
+        let log = self.log.clone().unwrap_or_else(|| self.log_path());
+        let log = File::options().create(true).append(true).open(log).expect("a log in our directory");
         let mut command = match self.umask {
             None => Command::new(binary("wharfd")),
             Some(mask) => {

@@ -280,6 +280,46 @@ fn one_stuck_thing_stops_nothing_else() {
 }
 
 #[test]
+fn en_16_who_removes_what_is_being_removed_is_told_so() {
+    let engine = Engine::with_image();
+    engine.wharf().ok(&["run", "-d", "--name", "stopped", "--stop-signal", "KILL", "box", "sleep", "6000"]);
+    // Its removal takes seconds: first its shim is asked.
+    kill_process(shim(&engine, "stopped"), Signal::STOP).expect("root may");
+    let remove = || engine.api().request("DELETE", "/containers/stopped?force=1", None).expect("answered");
+    let told = std::thread::scope(|scope| {
+        let first = scope.spawn(remove);
+        let mut told = Vec::new();
+        while !first.is_finished() {
+            let answer = remove();
+            told.push((answer.status, answer.message()));
+        }
+        let first = first.join().expect("no panic");
+        told.push((first.status, first.message()));
+        told
+    });
+    let refused = (409, "removal of container stopped is already in progress".to_owned());
+    assert!(told.contains(&refused), "{told:?}");
+    assert_eq!(told.iter().filter(|(status, _)| *status == 204).count(), 1, "{told:?}");
+}
+
+#[test]
+fn a_log_on_a_full_disk_ends_nobodys_work() {
+    let engine = EngineBuilder::default().log(Path::new("/dev/full")).start();
+    engine.load(&image::archive());
+    let wharf = engine.wharf();
+    // Each of them is something to complain about.
+    for words in [&["run", "--name", "lost", "box", "/no/such/program"][..], &["top", "lost", "-Q"]] {
+        assert_ne!(wharf.run(words).code, 0);
+    }
+    let asked =
+        engine.api().request("GET", "/containers/lost/archive?path=/etc/notes/x", None).expect("answered");
+    assert_eq!(asked.status, 500, "{}", asked.message());
+    assert!(asked.message().contains("not a directory"), "{}", asked.message());
+    wharf.ok(&["rm", "lost"]);
+    assert_eq!(wharf.ok(&["run", "--rm", "box", "echo", "said"]), "said");
+}
+
+#[test]
 fn a_full_disk_is_told_and_recovers() {
     let directory = tempfile::Builder::new().prefix("wt-full-").tempdir().expect("a temporary directory");
     let disk = SmallDisk::mount(&directory.path().join("disk"), 48 << 20);

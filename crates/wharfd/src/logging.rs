@@ -24,7 +24,9 @@ pub(crate) fn start(settings: &Settings) -> Log {
         .with_timer(SystemTime)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal() && !settings.raw_logs)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        // It would say so on standard error, too, and panic when that fails: a full disk must not end anybody's work.
+        .log_internal_errors(false);
     // The two kinds of lines are different types.
     macro_rules! start {
         ($builder:expr) => {{

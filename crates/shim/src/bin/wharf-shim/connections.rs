@@ -212,7 +212,7 @@ impl Connection {
         match encode(message) {
             Ok(bytes) => self.outbox.push_back(Packet { bytes, fds }),
             // Every text in a message is bounded, so that it always fits.
-            Err(error) => eprintln!("wharf-shim: cannot say {message:?}: {error}"),
+            Err(error) => complain!("wharf-shim: cannot say {message:?}: {error}"),
         }
     }
 

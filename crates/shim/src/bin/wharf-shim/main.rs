@@ -2,8 +2,15 @@
 //!
 //! `wharf-shim run shim.json` is started by the engine with a control socket as descriptor 0 and stderr to a log file;
 //! `wharf-shim status RUN_DIR` asks a running one how its container is.
-#![expect(clippy::print_stderr, reason = "stderr is the shim's log")]
 #![expect(clippy::print_stdout, reason = "--version and status answer on stdout")]
+
+/// Writes a line to the shim's log, which may be on a full disk: `eprintln!` would panic then, and the container with it.
+macro_rules! complain {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _lost = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
 
 mod connections;
 mod container;
@@ -46,7 +53,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("{USAGE}");
+            complain!("{USAGE}");
             ExitCode::from(2)
         }
     }
@@ -56,14 +63,14 @@ fn run(config: &Path) -> ExitCode {
     let control = match settle() {
         Ok(control) => control,
         Err(error) => {
-            eprintln!("wharf-shim: {}", error.message);
+            complain!("wharf-shim: {}", error.message);
             return ExitCode::FAILURE;
         }
     };
     match monitor::Monitor::create(config, &control, protect()).and_then(|monitor| monitor.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("wharf-shim: {}", failure.message);
+            complain!("wharf-shim: {}", failure.message);
             let event = Event::Failed { kind: failure.kind, message: failure.message };
             if let Ok(bytes) = encode(&Message::Event(event)) {
                 // An engine that has gone will find a container that was never made.
@@ -110,11 +117,11 @@ fn status(run_dir: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Err(error)) => {
-            eprintln!("wharf-shim: {error}");
+            complain!("wharf-shim: {error}");
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("wharf-shim: {error}");
+            complain!("wharf-shim: {error}");
             ExitCode::FAILURE
         }
     }

@@ -257,9 +257,9 @@ impl Monitor {
         // Errors here are those of a peer that has given up.
         while let Ok((socket, peer)) = seqpacket::accept(listener.as_fd()) {
             if peer.uid != 0 && peer.uid != rustix::process::getuid().as_raw() {
-                eprintln!("wharf-shim: refused a connection from uid {}", peer.uid);
+                complain!("wharf-shim: refused a connection from uid {}", peer.uid);
             } else if let Err(failure) = self.connections.add(&self.poller, socket) {
-                eprintln!("wharf-shim: refused a connection: {}", failure.message);
+                complain!("wharf-shim: refused a connection: {}", failure.message);
             }
         }
     }
@@ -488,7 +488,7 @@ impl Monitor {
             Ok(None) => return,
             Err(failure) => {
                 // It has ended, but nobody can say how any more.
-                eprintln!("wharf-shim: {}", failure.message);
+                complain!("wharf-shim: {}", failure.message);
                 ExitStatus { code: 255, finished_at_ns: now_ns(), ..ExitStatus::default() }
             }
         };
@@ -499,7 +499,7 @@ impl Monitor {
         self.oom.end(&self.poller);
         // In a pid namespace of its own all of the container is dead now; in the host's, this is what ends the rest.
         if let Err(failure) = kill_all(&init.cgroup) {
-            eprintln!("wharf-shim: cannot kill what is left of the container: {}", failure.message);
+            complain!("wharf-shim: cannot kill what is left of the container: {}", failure.message);
         }
         self.output.wake_all();
         if let Some(health) = &mut self.health {
@@ -533,7 +533,7 @@ impl Monitor {
             }
             Ok(Some((id, status))) => self.connections.tell_all(&Event::ExecExited { id, status }),
             Ok(None) => {}
-            Err(failure) => eprintln!("wharf-shim: {}", failure.message),
+            Err(failure) => complain!("wharf-shim: {}", failure.message),
         }
     }
 
@@ -563,7 +563,7 @@ impl Monitor {
         self.held.clear();
         self.stdin = None;
         if let Err(failure) = write_record(&self.config.run_dir, &record) {
-            eprintln!("wharf-shim: {}", failure.message);
+            complain!("wharf-shim: {}", failure.message);
         }
         // Subscribers hear of the last output first; the end itself tells it to those who are slow.
         self.flush();
@@ -581,7 +581,7 @@ impl Monitor {
             Phase::Created { starting, .. } => drop(starting),
             Phase::Running(init) | Phase::Draining { init, .. } => {
                 if let Err(error) = init.cgroup.delete() {
-                    eprintln!("wharf-shim: {error}");
+                    complain!("wharf-shim: {error}");
                 }
             }
             Phase::Failed(_) | Phase::Leaving { .. } => {}
@@ -592,7 +592,7 @@ impl Monitor {
         self.output.close(&self.poller);
         for name in [SOCKET_FILE, PID_FILE] {
             if let Err(error) = hostfs::remove_file(&self.config.run_dir.join(name)) {
-                eprintln!("wharf-shim: {error}");
+                complain!("wharf-shim: {error}");
             }
         }
     }

@@ -63,7 +63,7 @@ impl OomWatch {
             if let Some(notice) = &self.notice
                 && let Err(failure) = poller.add(notice, Token::OutOfMemory, Interest::NewsEdge)
             {
-                eprintln!("wharf-shim: {}", failure.message);
+                complain!("wharf-shim: {}", failure.message);
             }
         }
         self.due = (looks > 1).then(|| (Instant::now() + AGAIN, looks - 1));

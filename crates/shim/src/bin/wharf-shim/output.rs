@@ -192,13 +192,13 @@ fn report(result: Result<(), wharf_shim::spool::SpoolError>, refused: bool) -> b
     match result {
         Ok(()) => {
             if refused {
-                eprintln!("wharf-shim: output is kept again");
+                complain!("wharf-shim: output is kept again");
             }
             false
         }
         Err(error) => {
             if !refused {
-                eprintln!("wharf-shim: output is being lost: {error}");
+                complain!("wharf-shim: output is being lost: {error}");
             }
             true
         }

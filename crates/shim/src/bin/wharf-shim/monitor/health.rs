@@ -48,7 +48,7 @@ impl Monitor {
         self.probes += 1;
         let count = self.probes;
         if let Err(failure) = self.keep_health(count, &result) {
-            eprintln!("wharf-shim: {}", failure.message);
+            complain!("wharf-shim: {}", failure.message);
         }
         self.connections.tell_all(&Event::Health { count, status, failing_streak, result, exec });
     }
