@@ -180,7 +180,7 @@ impl Engine {
         self.remove_orphans(orphans).await;
     }
 
-    /// Removes the anonymous volumes of containers that are gone; what does not go now is left for the next engine.
+    /// Removes the anonymous volumes of containers that are gone; what does not go now is tried again later.
     pub(super) async fn remove_orphans(&self, volumes: Vec<String>) {
         for volume in volumes {
             match self.remove_volume(&volume, true).await {
@@ -192,10 +192,38 @@ impl Engine {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(volume, %error, "cannot remove an anonymous volume; the next start will");
+                    tracing::error!(volume, %error, "cannot remove an anonymous volume; it will be tried again");
+                    self.remove_orphan_later(volume);
                 }
             }
         }
+    }
+
+    /// Tries again to remove an anonymous volume, more and more seldom. The next engine knows of it, too.
+    fn remove_orphan_later(&self, volume: String) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let mut pause = RETRY;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_LIMIT);
+                if *engine.inner.closing.borrow() {
+                    return;
+                }
+                if !matches!(engine.remove_volume(&volume, true).await, Ok(()) | Err(Error::Conflict(_))) {
+                    continue;
+                }
+                let (inner, volume) = (engine.clone(), volume.clone());
+                let done = blocking(move || {
+                    // Its row may have gone before its files could.
+                    inner.remove_set_aside(&volume)?;
+                    record::orphan_done(&inner.inner.db, &volume)
+                });
+                if done.await.is_ok() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Removes directories and snapshot of a container id; what cannot be removed now is tried again later.

@@ -321,6 +321,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Removes the files of a volume that has no row any more.
+    pub(crate) fn remove_set_aside(&self, name: &str) -> Result<()> {
+        Ok(hostfs::remove_dir_all(&self.removed_dir().join(name))?)
+    }
+
     fn removed_dir(&self) -> std::path::PathBuf {
         self.inner.config.volumes_dir().join(REMOVED)
     }

@@ -425,6 +425,11 @@ impl Bench {
             return Err(format!("the answer took {took:?}: {}{}", output.stdout, output.stderr));
         }
         if output.code == 0 {
+            // What it could not remove at once (an anonymous volume) it tries again by itself.
+            let since = Instant::now();
+            while self.holds(operation).is_err() && since.elapsed() < SETTLED {
+                std::thread::sleep(Duration::from_millis(200));
+            }
             return self.holds(operation).map_err(|error| format!("it said that it was done: {error}"));
         }
         // An exec's failure is told in its session, on standard output, as Docker tells it.
