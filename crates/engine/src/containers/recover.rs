@@ -1,6 +1,7 @@
 //! What an engine does when it opens: takes over what runs, learns what ended, finishes or undoes what was half made.
 
 use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,20 @@ use crate::{Engine, Error, Result};
 
 /// How long a shim may take to say who it is: it has nothing else to do, and the start of the engine waits for it.
 const HELLO_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long is tried to reach a shim whose socket is there, and how often.
+const REACH_DEADLINE: Duration = Duration::from_secs(10);
+const REACH_PAUSE: Duration = Duration::from_millis(50);
+
+/// Who is at a container's socket.
+enum Reached {
+    /// Its shim, and what it says.
+    Shim { link: Arc<Link>, events: Events, state: ShimState, pid: i32, started_at_ns: i64 },
+    /// Somebody who does not answer.
+    Silent { link: Arc<Link>, events: Events },
+    /// Nobody.
+    Nobody,
+}
 
 /// What a container is found to be.
 enum Found {
@@ -101,33 +116,82 @@ impl Engine {
         if container.record().phase == Phase::Removing {
             return Found::AsRecorded;
         }
-        let run_dir = self.inner.config.run_dir().join(container.id.as_str());
-        let socket = run_dir.join(SOCKET_FILE);
-        let connected = blocking(move || Ok(seqpacket::connect(&socket)?)).await.and_then(Link::new);
-        if let Ok((link, events)) = connected {
-            let hello = link.ask_within(HELLO_DEADLINE, Request::Hello { version: VERSION }, &[]).await;
-            let (pid, state, started_at_ns) = match hello {
-                Ok((Reply::Hello { pid, state, started_at_ns, .. }, _)) => (pid, state, started_at_ns),
-                // It is there, and so is what it watches over. It may answer later, and is told apart from a dead one.
-                Err(Error::Deadline { .. }) if container.record().is_running() => {
-                    tracing::warn!(container = %container.id, "its shim does not answer; the container is taken to run as recorded");
-                    let record = container.record();
-                    let started =
-                        record.started_at.map_or(0, |at| i64::try_from(at.as_nanosecond()).unwrap_or(0));
-                    return Found::Running { link, events, pid: record.pid, started_at_ns: started };
-                }
-                _ => return self.look_at_remains(container).await,
-            };
-            match state {
-                ShimState::Running => return Found::Running { link, events, pid, started_at_ns },
-                // It wrote its record before it said this.
-                ShimState::Exited(_) | ShimState::Created => {
-                    let _leaves = link.ask(Request::Shutdown, &[]).await;
-                    link.close();
-                }
+        match self.reach(container).await {
+            Reached::Shim { link, events, state: ShimState::Running, pid, started_at_ns } => {
+                Found::Running { link, events, pid, started_at_ns }
             }
+            // It wrote its record before it said this.
+            Reached::Shim { link, state: ShimState::Exited(_) | ShimState::Created, .. } => {
+                let _leaves = link.ask(Request::Shutdown, &[]).await;
+                link.close();
+                self.look_at_remains(container).await
+            }
+            // It is there, and so is what it watches over. It may answer later, and is told apart from a dead one.
+            Reached::Silent { link, events } if container.record().is_running() => {
+                tracing::warn!(container = %container.id, "its shim does not answer; the container is taken to run as recorded");
+                let record = container.record();
+                let started =
+                    record.started_at.map_or(0, |at| i64::try_from(at.as_nanosecond()).unwrap_or(0));
+                Found::Running { link, events, pid: record.pid, started_at_ns: started }
+            }
+            Reached::Silent { .. } | Reached::Nobody => self.look_at_remains(container).await,
         }
-        self.look_at_remains(container).await
+    }
+
+    /// Speaks to a container's shim. Only a socket that nobody listens at says that there is none: an engine that is out
+    /// of descriptors, or a shim that is out of room, must not cost the container's life.
+    async fn reach(&self, container: &Container) -> Reached {
+        let socket = self.inner.config.run_dir().join(container.id.as_str()).join(SOCKET_FILE);
+        let until = tokio::time::Instant::now() + REACH_DEADLINE;
+        loop {
+            let path = socket.clone();
+            let error = match blocking(move || Ok(seqpacket::connect(&path))).await {
+                Ok(Ok(socket)) => match Link::new(socket) {
+                    Ok((link, events)) => {
+                        let hello = link.ask_within(HELLO_DEADLINE, Request::Hello { version: VERSION }, &[]);
+                        match hello.await {
+                            Ok((Reply::Hello { pid, state, started_at_ns, .. }, _)) => {
+                                return Reached::Shim { link, events, state, pid, started_at_ns };
+                            }
+                            Err(Error::Deadline { .. }) => return Reached::Silent { link, events },
+                            // It hung up; or it has left, and then nobody listens any more.
+                            Err(error @ Error::Unavailable(_)) => error,
+                            // It speaks another language.
+                            _ => return Reached::Nobody,
+                        }
+                    }
+                    Err(error) => error,
+                },
+                Ok(Err(error))
+                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) =>
+                {
+                    return Reached::Nobody;
+                }
+                Ok(Err(error)) => error.into(),
+                Err(error) => error,
+            };
+            if tokio::time::Instant::now() > until {
+                tracing::error!(container = %container.id, %error, "its shim cannot be reached");
+                return Reached::Nobody;
+            }
+            tokio::time::sleep(REACH_PAUSE).await;
+        }
+    }
+
+    /// The connection to a shim has ended, but not because it was asked to: if it is still there, having hung up on an
+    /// engine that did not listen for too long, the conversation goes on.
+    pub(super) async fn regain(&self, container: &Arc<Container>) -> Option<(Arc<Link>, Events)> {
+        let Reached::Shim { link, events, state: ShimState::Running, .. } = self.reach(container).await
+        else {
+            return None;
+        };
+        tracing::warn!(container = %container.id, "its shim had hung up and was called again");
+        // Whoever waits for one of them would wait for ever.
+        self.inner.execs.container_ended(&container.id);
+        container.set_link(Some(link.clone()));
+        self.follow_log(container);
+        self.catch_up_on_health(container, true).await;
+        Some((link, events))
     }
 
     /// Finds out about one container that no shim tells about.

@@ -23,13 +23,22 @@ impl Engine {
     pub(crate) fn supervise(
         self,
         container: Arc<Container>,
-        link: Arc<Link>,
+        mut link: Arc<Link>,
         mut events: Events,
         child: Option<ShimProcess>,
     ) {
         tokio::spawn(async move {
             let mut status = None;
-            while let Some((event, _)) = events.recv().await {
+            loop {
+                let Some((event, _)) = events.recv().await else {
+                    if !*self.inner.closing.borrow()
+                        && let Some(regained) = self.regain(&container).await
+                    {
+                        (link, events) = regained;
+                        continue;
+                    }
+                    break;
+                };
                 match event {
                     Event::Output { end } => container.progress.send_modify(|progress| progress.output = end),
                     Event::ExecExited { id, status } => {
