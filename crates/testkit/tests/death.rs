@@ -180,3 +180,35 @@ fn remove_contents(dir: &Path) {
         removed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 }
+
+/// A shim keeps so much for an engine that does not listen, and then hangs up. That is no end of the container.
+#[test]
+fn an_engine_that_did_not_listen_for_long_disturbs_no_container() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    let probed = ["--health-cmd", "true", "--health-interval", "1ms"];
+    let run = [&["run", "-d", "--name", "subject"], &probed[..], &["box", "sleep", "6000"]].concat();
+    wharf.ok(&run);
+    wait_until("it to be probed", PATIENCE, || state(&wharf, "subject", "Health.Status") == "healthy");
+    let pid = state(&wharf, "subject", "Pid");
+    let id = wharf.ok(&["inspect", "-f", "{{.Id}}", "subject"]);
+    let said =
+        |file: &Path, words: &str| std::fs::read_to_string(file).is_ok_and(|text| text.contains(words));
+    let shim = engine.data_root().join("containers").join(id).join("shim.log");
+    let signal = |signal| {
+        let pid = engine.pid().and_then(|pid| Pid::from_raw(pid as i32)).expect("the engine runs");
+        kill_process(pid, signal).expect("root may");
+    };
+    signal(Signal::STOP);
+    wait_until("the shim to hang up", PATIENCE, || said(&shim, "hung up"));
+    signal(Signal::CONT);
+    wait_until("the engine to call again", PATIENCE, || {
+        said(&engine.dir().join("wharfd.log"), "called again")
+    });
+    assert_eq!(wharf.ok(&["exec", "subject", "echo", "here"]), "here");
+    assert_eq!(
+        (state(&wharf, "subject", "Status"), state(&wharf, "subject", "Pid")),
+        ("running".into(), pid)
+    );
+    wharf.ok(&["rm", "-f", "subject"]);
+}

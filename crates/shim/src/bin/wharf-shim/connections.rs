@@ -97,6 +97,8 @@ impl Connections {
     pub(crate) fn remove(&mut self, poller: &Poller, place: u32) {
         if let Some(connection) = self.places.get_mut(place as usize).and_then(Option::take) {
             poller.remove(&connection.socket);
+            // There may be other descriptors of it: of the first one, for last words.
+            let _ended_already = rustix::net::shutdown(&connection.socket, rustix::net::Shutdown::Both);
         }
     }
 
@@ -227,7 +229,9 @@ impl Connection {
             }
         }
         if self.outbox.len() > MAX_OUTBOX {
-            return Err(Failure::new(FailureKind::Internal, "an engine does not read what it is told"));
+            let failure = Failure::new(FailureKind::Internal, "an engine does not read what it is told");
+            eprintln!("wharf-shim: hung up: {}", failure.message);
+            return Err(failure);
         }
         self.blocked = false;
         if self.outbox.is_empty() && self.segment < end.segment {
