@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use wharf_image::Concurrency;
 
-use crate::{ContainerDefaults, Remap};
+use crate::{ContainerDefaults, Remap, Runtimes};
 pub use wharf_image::LayerStorage;
 use wharf_model::spec::LogSpec;
 
@@ -47,6 +47,8 @@ pub struct EngineConfig {
     pub volume_patience: std::time::Duration,
     /// Whose ids the users of containers are; the host's without it.
     pub remap: Option<Remap>,
+    /// What makes containers.
+    pub runtimes: Runtimes,
 }
 
 /// Docker's directories of plugins.
@@ -124,6 +126,7 @@ mod tests {
             plugin_dirs: Vec::new(),
             volume_patience: VOLUME_PATIENCE,
             remap: None,
+            runtimes: Runtimes::default(),
         };
         assert_eq!(at("/run/wharf").cgroup_parent(), "/wharf");
         assert_ne!(at("/tmp/a").instance(), at("/tmp/b").instance());

@@ -10,9 +10,23 @@ pub type Result<T> = std::result::Result<T, Error>;
 const START_PREFIX: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: \
                             runc create failed: unable to start container process: error during container init: ";
 
-/// The same for an exec: nothing but its form was looked at when there is no code of a command.
-fn exec_prefix(exit_code: i32) -> &'static str {
+/// What a runtime that is not ours has said begins with this, and is complete.
+const FOREIGN: &str = "OCI runtime ";
+
+fn start_prefix(message: &str, exit_code: i32) -> &'static str {
     match exit_code {
+        _ if message.starts_with(FOREIGN) => {
+            "failed to create task for container: failed to create shim task: "
+        }
+        126 | 127 => START_PREFIX,
+        _ => "",
+    }
+}
+
+/// The same for an exec: nothing but its form was looked at when there is no code of a command.
+fn exec_prefix(message: &str, exit_code: i32) -> &'static str {
+    match exit_code {
+        _ if message.starts_with(FOREIGN) => "",
         126 | 127 => "OCI runtime exec failed: exec failed: unable to start container process: ",
         _ => "OCI runtime exec failed: exec failed: ",
     }
@@ -46,7 +60,7 @@ pub enum Error {
     #[error("{0}")]
     NotModified(String),
     /// The container's command could not be started; the text carries the runtime's reason.
-    #[error("{}{message}", if matches!(exit_code, 126 | 127) { START_PREFIX } else { "" })]
+    #[error("{}{message}", start_prefix(message, *exit_code))]
     Start {
         /// The runtime's reason.
         message: String,
@@ -54,7 +68,7 @@ pub enum Error {
         exit_code: i32,
     },
     /// An exec's command could not be started; see [`Error::Start`].
-    #[error("{}{message}", exec_prefix(*exit_code))]
+    #[error("{}{message}", exec_prefix(message, *exit_code))]
     ExecStart {
         /// The runtime's reason.
         message: String,

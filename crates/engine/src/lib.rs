@@ -32,6 +32,7 @@ mod ownership;
 mod plugins;
 mod readiness;
 mod registry;
+mod runtimes;
 mod session;
 mod spec;
 mod streams;
@@ -54,6 +55,7 @@ pub use live::ContainerDefaults;
 pub use logs::{DRIVERS as LOG_DRIVERS, validate_defaults as validate_log_defaults};
 pub use plugins::{PluginQuestion, ask_plugin, find_plugin, is_plugin_name};
 pub use registry::{Distribution, Pull, PullTransfer, PushTransfer};
+pub use runtimes::{BUILT_IN as BUILT_IN_RUNTIME, RUNTIME_PATIENCE, RuntimeProgram, Runtimes};
 pub use session::{Input, OutputStream, Session, Wrote};
 pub use userns::Remap;
 #[cfg(feature = "fuzzing")]

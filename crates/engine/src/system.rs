@@ -50,6 +50,7 @@ impl Engine {
                 live_restore: live.config.live_restore,
                 debug: live.config.debug,
                 remapped: inner.config.remap.is_some(),
+                runtimes: live.config.runtimes.clone(),
                 labels: live.config.labels.clone(),
                 insecure_registries: live.config.registries.insecure.clone(),
                 registry_mirrors: live.config.registries.mirrors.clone(),

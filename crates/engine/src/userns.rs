@@ -193,6 +193,13 @@ impl Engine {
         if host.pid_mode == "host" {
             return refused("cannot share the host PID namespace when user namespaces are enabled");
         }
+        if self.live().config.runtimes.find(&host.runtime)?.is_some() {
+            return Err(Error::Invalid(format!(
+                "the runtime {} cannot show a container its files in a user namespace: use --userns=host, or the built-in \
+                 runtime (--runtime wharf)",
+                host.runtime
+            )));
+        }
         Ok(())
     }
 }

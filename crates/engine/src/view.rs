@@ -483,6 +483,8 @@ pub struct SystemView {
     pub debug: bool,
     /// Whether containers are in user namespaces.
     pub remapped: bool,
+    /// What makes containers.
+    pub runtimes: crate::Runtimes,
     /// Labels of the engine.
     pub labels: Vec<String>,
     /// Registries that need no certificate: hosts and address ranges.

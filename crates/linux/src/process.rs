@@ -350,6 +350,48 @@ pub fn reap_any() -> io::Result<Option<(i32, Ended)>> {
     }
 }
 
+/// The next child that has ended, without reaping it; `None` if none has.
+pub fn ended_child() -> io::Result<Option<i32>> {
+    // SAFETY: siginfo_t is plain data for which all zeroes is a valid value, and outlives the call; `si_pid` reads what
+    // the kernel wrote there, or our zero.
+    let pid = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        check(libc::waitid(libc::P_ALL, 0, &raw mut info, options).into())?;
+        info.si_pid()
+    };
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Reaps the child with this number, which has ended.
+pub fn reap(pid: i32) -> io::Result<()> {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))?;
+    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+    Ok(())
+}
+
+/// Makes orphans among our descendants our children, instead of the machine's init's.
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }.into())
+}
+
+/// A descriptor that is readable when a child has ended; SIGCHLD is blocked from now on, also in children that do not
+/// [`reset_signals`]. What is read from it means nothing.
+pub fn child_news() -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised by sigemptyset and outlives the calls; the descriptor is new and nobody else's.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()).into())?;
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+        check(fd.into())?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
 /// Sets the execution domain (personality).
 pub fn set_personality(persona: u64) -> io::Result<()> {
     // SAFETY: takes no pointers.

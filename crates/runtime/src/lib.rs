@@ -4,6 +4,7 @@
 //! `Starting::start` opens the gate. `exec` runs one more process in a running container. Both are synchronous and
 //! need a single-threaded caller, because the child goes on running this program's code after `clone3`.
 
+pub mod apart;
 mod capabilities;
 mod channel;
 mod command;

@@ -30,6 +30,11 @@ impl Root {
         Ok(Self { dir: rustix::fs::open(c"/", flags, Mode::empty())? })
     }
 
+    /// A directory that is open as `dir`.
+    pub(crate) fn from_fd(dir: OwnedFd) -> Self {
+        Self { dir }
+    }
+
     /// The directory itself.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()

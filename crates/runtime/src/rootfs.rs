@@ -273,6 +273,11 @@ impl RootTree {
     pub(crate) fn over_the_root(self) -> Self {
         Self { place: PathBuf::from("/"), ..self }
     }
+
+    /// The tree, for another place than the root of a container.
+    pub(crate) fn into_tree(self) -> OwnedFd {
+        self.tree
+    }
 }
 
 /// Makes the tree of the root file system.

@@ -55,6 +55,10 @@ pub const EXIT_FILE: &str = "exit.json";
 /// Name of the file with the shim's process id in the run directory.
 pub const PID_FILE: &str = "shim.pid";
 
+/// Name of a file in the run directory that is locked (flock(2)) as long as somebody may kill what is in the container's
+/// control group: the next start waits for it. Only with a foreign runtime.
+pub const GUARD_FILE: &str = "guard.lock";
+
 /// The whole environment a shim should be started with: the C library's per-thread cache of freed memory, made for
 /// speed, would hold on to some hundred KiB for nothing.
 pub const ENVIRONMENT: [(&str, &str); 1] = [("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")];
@@ -114,6 +118,26 @@ pub struct ShimConfig {
     /// How the container is probed, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthConfig>,
+    /// The program that makes the container, instead of the built-in runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<ForeignRuntime>,
+}
+
+/// A program with runc's command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignRuntime {
+    /// Its name, for people.
+    pub name: String,
+    /// The program, absolute.
+    pub path: PathBuf,
+    /// Arguments before all others.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// How long each of its commands may take.
+    pub patience_ms: u64,
+    /// What is mounted in the container for `--init`: a copy of this program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_program: Option<PathBuf>,
 }
 
 /// An overlay root; the layer names are relative to `base`.

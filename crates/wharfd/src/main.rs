@@ -230,6 +230,7 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig> {
         image_budget: settings.image_budget,
         plugin_dirs: settings.plugin_dirs.clone(),
         volume_patience: settings.volume_patience,
+        runtimes: settings.runtimes.clone(),
         labels: settings.labels.clone(),
         log: settings.log.clone(),
         cdi_dirs: settings.cdi_dirs.clone(),

@@ -15,7 +15,9 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser};
 use serde::Deserialize;
 use tracing::Level;
-use wharf_engine::{ContainerDefaults, LayerStorage, PLUGIN_DIRS, Remap, VOLUME_PATIENCE};
+use wharf_engine::{
+    ContainerDefaults, LayerStorage, PLUGIN_DIRS, RUNTIME_PATIENCE, Remap, Runtimes, VOLUME_PATIENCE,
+};
 use wharf_image::Concurrency;
 use wharf_model::spec::LogSpec;
 use wharf_server::TlsFiles;
@@ -153,6 +155,18 @@ struct Given {
     /// Directory with the files subuid and subgid (default /etc)
     #[arg(long, value_name = "DIR")]
     subid_dir: Option<PathBuf>,
+    /// Program with runc's command line that makes the containers which ask for it; may be repeated
+    #[arg(long = "add-runtime", value_name = "NAME=PATH")]
+    #[serde(skip)]
+    add_runtime: Option<Vec<String>>,
+    #[arg(skip)]
+    runtimes: Option<BTreeMap<String, values::RuntimeOfFile>>,
+    /// Runtime of containers that ask for no other (default wharf, the built-in one)
+    #[arg(long, value_name = "NAME")]
+    default_runtime: Option<String>,
+    /// Seconds that a command of another runtime may take (default 40)
+    #[arg(long, value_name = "SECONDS")]
+    runtime_timeout: Option<u64>,
     /// Proxy for registries that speak HTTP (default: of the environment)
     #[arg(long, value_name = "URL")]
     #[serde(skip)]
@@ -242,6 +256,7 @@ pub(crate) struct Settings {
     pub(crate) cdi_dirs: Vec<PathBuf>,
     pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) volume_patience: Duration,
+    pub(crate) runtimes: Runtimes,
     pub(crate) defaults: ContainerDefaults,
     pub(crate) remap: Option<Remap>,
 }
@@ -273,6 +288,7 @@ impl Settings {
         let registries = registries(&flags, &file)?;
         let defaults = defaults(&flags, &file)?;
         let (hosts, tls) = doors(&flags, &file)?;
+        let runtimes = runtimes(&flags, &file)?;
         let debug = once!(debug, "debug").unwrap_or_default();
         let level = once!(log_level, "log-level");
         let transfers = Concurrency::default();
@@ -318,6 +334,7 @@ impl Settings {
                 .unwrap_or_else(|| PLUGIN_DIRS.iter().map(PathBuf::from).collect()),
             volume_patience: once!(volume_timeout, "volume-timeout")
                 .map_or(VOLUME_PATIENCE, |seconds| Duration::from_secs(seconds.clamp(1, 3600))),
+            runtimes,
             image_budget: once!(image_budget, "image-budget")
                 .map(|text| values::size(&text).with_context(|| format!("invalid image-budget {text:?}")))
                 .transpose()?,
@@ -344,6 +361,24 @@ fn remap(text: &str, directory: Option<&Path>) -> Result<Option<Remap>> {
         tracing::warn!("User namespaces: root cannot be remapped with itself; user namespaces are OFF");
     }
     Ok(remap)
+}
+
+/// The runtimes beside the built-in one, and which is for containers that ask for none.
+fn runtimes(flags: &Given, file: &Given) -> Result<Runtimes> {
+    let named = match (&flags.add_runtime, &file.runtimes) {
+        (Some(_), Some(_)) => {
+            bail!("runtimes is given both as a flag (add-runtime) and in the settings file: keep one")
+        }
+        (Some(flags), None) => values::runtimes(flags)?,
+        (None, file) => values::runtimes_of_file(file.clone().unwrap_or_default())?,
+    };
+    let default = once("default-runtime", flags.default_runtime.clone(), file.default_runtime.clone())?;
+    // Beyond this, who waits for the container's start gives up first.
+    let patience = once("runtime-timeout", flags.runtime_timeout, file.runtime_timeout)?
+        .map_or(RUNTIME_PATIENCE, |seconds| {
+            Duration::from_secs(seconds.clamp(1, RUNTIME_PATIENCE.as_secs()))
+        });
+    Ok(Runtimes::new(default.as_deref().unwrap_or_default(), named, patience)?)
 }
 
 /// Where the API is served, and how connections over TCP are made safe.

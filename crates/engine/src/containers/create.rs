@@ -174,9 +174,12 @@ impl Engine {
             ));
         }
         storage_options(&spec.host)?;
-        if !matches!(spec.host.runtime.as_str(), "" | "wharf" | "runc" | "io.containerd.runc.v2") {
-            return Err(Error::Invalid(format!("unknown or invalid runtime name: {}", spec.host.runtime)));
+        let live = self.live();
+        let runtimes = &live.config.runtimes;
+        if spec.host.runtime.is_empty() {
+            runtimes.default_name().clone_into(&mut spec.host.runtime);
         }
+        runtimes.find(&spec.host.runtime)?;
         modes::check_identity(spec)?;
         self.check_modes(spec)?;
         spec::security::check(&spec.host)?;

@@ -226,6 +226,7 @@ impl Engine {
         let config = &self.inner.config;
         let directory = config.containers_dir().join(record.id.as_str());
         let run_dir = config.run_dir().join(record.id.as_str());
+        crate::runtimes::wait_for_guard(&run_dir)?;
         hostfs::remove_dir_all(&run_dir)?;
         hostfs::create_dir(&run_dir, 0o700)?;
         hostfs::create_dir_all(&directory.join("root"), 0o700)?;
@@ -235,7 +236,9 @@ impl Engine {
         let injection = Injection::find(&record.spec.host, &config.cdi_dirs)?;
         let mut groups = record.spec.host.group_add.clone();
         groups.extend(injection.groups());
-        let around = self.surroundings(record, &directory, joined, injection)?;
+        let runtime = self.foreign_runtime(&record.spec.host.runtime)?;
+        let mut around = self.surroundings(record, &directory, joined, injection)?;
+        around.foreign_runtime = runtime.as_ref().map(|runtime| runtime.name.clone());
         let spec = spec::build(record, &around)?;
         let json =
             |error: serde_json::Error| Error::System(format!("cannot encode the configuration: {error}"));
@@ -271,6 +274,7 @@ impl Engine {
             rows: host.console_size.0,
             cols: host.console_size.1,
             health: crate::health::config(&record.spec)?,
+            runtime,
         };
         let file = directory.join("shim.json");
         hostfs::write(&file, &serde_json::to_vec(&shim).map_err(json)?)?;
@@ -308,6 +312,7 @@ impl Engine {
             id_maps: self.id_maps(record, joined.user.as_ref().map(|user| &user.ids))?,
             user: joined.user,
             images: self.image_layers(record)?,
+            foreign_runtime: None,
         })
     }
 

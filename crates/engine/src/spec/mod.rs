@@ -5,6 +5,7 @@
 
 pub(crate) mod cdi;
 mod devices;
+mod foreign;
 pub(crate) mod mounts;
 mod resources;
 mod seccomp;
@@ -51,6 +52,8 @@ pub(crate) struct Surroundings {
     pub(crate) id_maps: BTreeMap<String, IdMaps>,
     /// Layers of mounted images, by target.
     pub(crate) images: BTreeMap<String, SnapshotMounts>,
+    /// The runtime's name, unless it is the built-in one.
+    pub(crate) foreign_runtime: Option<String>,
 }
 
 /// The configuration of one start.
@@ -104,6 +107,9 @@ pub(crate) fn build(record: &Record, around: &Surroundings) -> Result<Spec> {
         spec.set_hostname(None).set_domainname(None);
     }
     around.injection.apply(&mut spec)?;
+    if let Some(name) = &around.foreign_runtime {
+        foreign::adapt(&mut spec, name)?;
+    }
     Ok(spec)
 }
 

@@ -340,7 +340,7 @@ impl Cgroup {
 
     /// Stops every process and returns when all have stopped.
     pub fn freeze(&self) -> Result<()> {
-        match self.v2() {
+        match self.living_v2() {
             Some(dir) => v2::set_frozen(&dir, true),
             None => v1::set_frozen(&self.required_v1("freezer", "freeze")?, true),
         }
@@ -348,7 +348,7 @@ impl Cgroup {
 
     /// Lets the processes run again.
     pub fn thaw(&self) -> Result<()> {
-        match self.v2() {
+        match self.living_v2() {
             Some(dir) => v2::set_frozen(&dir, false),
             None => v1::set_frozen(&self.required_v1("freezer", "thaw")?, false),
         }
@@ -356,7 +356,7 @@ impl Cgroup {
 
     /// Whether the group is frozen.
     pub fn frozen(&self) -> Result<bool> {
-        match self.v2() {
+        match self.living_v2() {
             Some(dir) => Ok(v2::event(&dir, "frozen")? == 1),
             None => v1::frozen(&self.required_v1("freezer", "state")?),
         }
@@ -364,7 +364,7 @@ impl Cgroup {
 
     /// Processes in the group and below, as the caller's pid namespace numbers them.
     pub fn pids(&self) -> Result<Vec<i32>> {
-        let dir = match self.v2() {
+        let dir = match self.living_v2() {
             Some(dir) => dir,
             None => self.v1_dirs().next().ok_or(Error::NotMounted)?,
         };
@@ -381,7 +381,7 @@ impl Cgroup {
 
     /// Whether no process is left in the group and below.
     pub fn is_empty(&self) -> Result<bool> {
-        match self.v2() {
+        match self.living_v2() {
             Some(dir) => match v2::event(&dir, "populated") {
                 Err(error) if error.is_missing() => Ok(true),
                 populated => Ok(populated? == 0),
@@ -396,7 +396,7 @@ impl Cgroup {
     /// Waits until the group is empty, for at most `limit`; whether it is.
     pub fn wait_empty(&self, limit: Duration) -> Result<bool> {
         let deadline = Instant::now() + limit;
-        match self.v2() {
+        match self.living_v2() {
             Some(dir) => match v2::wait_event(&dir, "populated", 0, deadline) {
                 Err(error) if error.is_missing() => Ok(true),
                 other => other,
@@ -493,6 +493,11 @@ impl Cgroup {
 
     fn v2(&self) -> Option<PathBuf> {
         self.layout.v2.as_ref().map(|root| root.join(&self.path))
+    }
+
+    /// The v2 part of a group that another runtime may have made, in the v1 hierarchies only.
+    fn living_v2(&self) -> Option<PathBuf> {
+        self.v2().filter(|dir| self.layout.mode == Mode::V2 || dir.is_dir())
     }
 
     fn v1_dirs(&self) -> impl Iterator<Item = PathBuf> {

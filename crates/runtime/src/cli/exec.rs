@@ -64,7 +64,7 @@ fn run(globals: &Globals, words: Vec<String>) -> Outcome {
         return Err("cannot exec in a stopped container".into());
     }
     let tty = process.terminal().unwrap_or(false);
-    let (rows, cols) = terminal::size();
+    let (rows, cols) = terminal::wanted_size(&process);
     process::block_signals().map_err(|e| format!("block signals: {e}"))?;
     let child = wharf_runtime::exec(ExecRequest {
         init_pid: record.pid,

@@ -62,9 +62,7 @@ impl New {
         if !self.terminal {
             return Ok(Stdio::Fds(terminal::own_streams()?));
         }
-        let size = self.spec.process().as_ref().and_then(wharf_runtime::spec::Process::console_size);
-        let (rows, cols) =
-            size.map_or_else(terminal::size, |size| (size.height() as u16, size.width() as u16));
+        let (rows, cols) = self.spec.process().as_ref().map_or_else(terminal::size, terminal::wanted_size);
         Ok(Stdio::Terminal { rows, cols })
     }
 

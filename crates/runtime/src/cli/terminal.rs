@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 use wharf_linux::process::{self, Ended};
+use wharf_runtime::spec::Process;
 
 /// Copies of our three streams, for the container.
 pub(super) fn own_streams() -> Result<[OwnedFd; 3], Failure> {
@@ -24,6 +25,11 @@ pub(super) fn own_streams() -> Result<[OwnedFd; 3], Failure> {
 /// Our terminal's size, or none.
 pub(super) fn size() -> (u16, u16) {
     tcgetwinsize(rustix::stdio::stdin()).map_or((0, 0), |size| (size.ws_row, size.ws_col))
+}
+
+/// The size a process asks for its terminal, or our own terminal's.
+pub(super) fn wanted_size(process: &Process) -> (u16, u16) {
+    process.console_size().map_or_else(size, |size| (size.height() as u16, size.width() as u16))
 }
 
 /// Hands a terminal's master side to the engine that listens on a socket.

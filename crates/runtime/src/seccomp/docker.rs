@@ -1,7 +1,7 @@
 //! The built-in profile: what Docker 28 allows by default, less `AF_ALG` sockets (CVE-2026-31431), which its next
 //! version refuses too.
 
-use super::Builder;
+use super::Rules;
 use wharf_linux::capability::Set;
 use wharf_linux::seccomp::{Action, Compare, Condition};
 
@@ -81,9 +81,9 @@ const NEW_NAMESPACES: u64 = 0x7e02_0000;
 const ENOSYS: u16 = 38;
 
 /// The profile for a container with these capabilities (its bounding set).
-pub(super) fn build(capabilities: Set, builder: &mut Builder) {
+pub(super) fn build(capabilities: Set, builder: &mut impl Rules) {
     let mut allow = |names: &str, conditions: &[Condition]| {
-        builder.rule(names.split_whitespace(), conditions.to_vec(), Action::Allow);
+        builder.rule(&mut names.split_whitespace(), conditions.to_vec(), Action::Allow);
     };
     allow(ALLOWED, &[]);
     let refuse = |value| Condition { argument: 0, compare: Compare::NotEqual, value };
@@ -101,6 +101,6 @@ pub(super) fn build(capabilities: Set, builder: &mut Builder) {
         let none = Condition { argument: 0, compare: Compare::Masked(NEW_NAMESPACES), value: 0 };
         allow("clone", &[none]);
         // Its flags are behind a pointer, out of a filter's sight: programs fall back to clone.
-        builder.rule(std::iter::once("clone3"), Vec::new(), Action::Errno(ENOSYS));
+        builder.rule(&mut std::iter::once("clone3"), Vec::new(), Action::Errno(ENOSYS));
     }
 }

@@ -1,6 +1,9 @@
 //! From `linux.seccomp`, or the built-in profile, to a filter.
 
 mod docker;
+mod document;
+
+pub(crate) use document::docker_default as docker_default_document;
 
 use crate::Seccomp;
 use crate::error::{Error, Result};
@@ -72,7 +75,7 @@ fn from_spec(seccomp: &LinuxSeccomp) -> Result<Filter> {
         if syscall.names().is_empty() {
             return Err(Error::invalid("a rule of linux.seccomp names no system call"));
         }
-        builder.rule(syscall.names().iter().map(String::as_str), conditions, action);
+        builder.rule(&mut syscall.names().iter().map(String::as_str), conditions, action);
     }
     builder.finish(flags(seccomp.flags().as_deref())?)
 }
@@ -260,6 +263,12 @@ fn x32_number(name: &str, shared: Option<u32>) -> Option<u32> {
     own.or(shared).map(|number| number | X32_BIT)
 }
 
+/// Something that takes the rules of a profile.
+trait Rules {
+    /// Adds a rule. Profiles name calls of many architectures and newer kernels: an unknown name says nothing.
+    fn rule(&mut self, names: &mut dyn Iterator<Item = &str>, conditions: Vec<Condition>, action: Action);
+}
+
 /// Collects rules.
 struct Builder {
     default: Action,
@@ -284,19 +293,6 @@ impl Builder {
             list.push(AbiCalls { abi: *abi, numbers, calls: Vec::with_capacity(512) });
         }
         Self { default, rules: Vec::new(), abis: list }
-    }
-
-    /// Adds a rule. Profiles name calls of many architectures and newer kernels: an unknown name says nothing.
-    fn rule<'a>(&mut self, names: impl Iterator<Item = &'a str>, conditions: Vec<Condition>, action: Action) {
-        let index = self.rules.len();
-        self.rules.push(Rule { conditions, action });
-        for name in names {
-            for AbiCalls { abi, numbers, calls } in &mut self.abis {
-                let number = numbers.number(name);
-                let number = if *abi == Abi::X32 { x32_number(name, number) } else { number };
-                calls.extend(number.map(|number| (number, index)));
-            }
-        }
     }
 
     fn finish(self, flags: LoadFlags) -> Result<Filter> {
@@ -331,6 +327,20 @@ impl Builder {
         let policy = Policy { default, other_arch: Action::KillThread, rules: self.rules, arches };
         let program = compile(&policy).map_err(|e| Error::invalid(format!("linux.seccomp: {e}")))?;
         Ok(Filter { program, flags })
+    }
+}
+
+impl Rules for Builder {
+    fn rule(&mut self, names: &mut dyn Iterator<Item = &str>, conditions: Vec<Condition>, action: Action) {
+        let index = self.rules.len();
+        self.rules.push(Rule { conditions, action });
+        for name in names {
+            for AbiCalls { abi, numbers, calls } in &mut self.abis {
+                let number = numbers.number(name);
+                let number = if *abi == Abi::X32 { x32_number(name, number) } else { number };
+                calls.extend(number.map(|number| (number, index)));
+            }
+        }
     }
 }
 

@@ -21,8 +21,6 @@ use crate::error::{Failure, Result};
 const SHM_SIZE: i64 = 64 << 20;
 /// The log driver of records from before there was more than one.
 const LOG_DRIVER: &str = "json-file";
-/// The one runtime.
-pub(crate) const RUNTIME: &str = "wharf";
 
 /// Words that one of the models' closed sets would refuse without saying what is allowed.
 pub(crate) fn check_words(host: &Value) -> Result<()> {
@@ -189,7 +187,7 @@ pub(crate) fn to_model(host: HostSpec) -> HostConfig {
         userns_mode: Some(host.userns_mode),
         shm_size: Some(if host.shm_size == 0 { SHM_SIZE } else { host.shm_size }),
         sysctls: filled_map(host.sysctls),
-        runtime: Some(or(host.runtime, RUNTIME)),
+        runtime: Some(or(host.runtime, wharf_engine::BUILT_IN_RUNTIME)),
         isolation: host.isolation.parse::<HostConfigIsolationEnum>().ok(),
         masked_paths: host.masked_paths,
         readonly_paths: host.readonly_paths,

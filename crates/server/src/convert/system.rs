@@ -9,9 +9,9 @@ use wharf_api::models::{
     SystemVersionComponents, SystemVersionPlatform,
 };
 use wharf_api::version::ApiVersion;
-use wharf_engine::{DiskUsage, SystemView};
+use wharf_engine::{DiskUsage, RuntimeProgram, SystemView};
 
-use crate::convert::{host, image, inspect, size, volume};
+use crate::convert::{image, inspect, size, volume};
 use crate::response::value;
 
 /// This engine's version.
@@ -116,11 +116,8 @@ pub(crate) fn to_info(view: SystemView) -> SystemInfo {
         labels: Some(view.labels),
         name: Some(view.hostname),
         server_version: Some(VERSION.to_owned()),
-        runtimes: Some(HashMap::from([(
-            host::RUNTIME.to_owned(),
-            Runtime { path: Some("wharf-runtime".to_owned()), ..Runtime::default() },
-        )])),
-        default_runtime: Some(host::RUNTIME.to_owned()),
+        default_runtime: Some(view.runtimes.default_name().to_owned()),
+        runtimes: Some(view.runtimes.all().into_iter().map(runtime).collect()),
         swarm: Some(SwarmInfo { local_node_state: Some(LocalNodeState::INACTIVE), ..SwarmInfo::default() }),
         live_restore_enabled: Some(view.live_restore),
         init_binary: Some("wharf-shim".to_owned()),
@@ -131,6 +128,11 @@ pub(crate) fn to_info(view: SystemView) -> SystemInfo {
         firewall_backend: Some(FirewallInfo { driver: Some("nftables".to_owned()), info: None }),
         ..SystemInfo::default()
     }
+}
+
+fn runtime((name, program): (String, RuntimeProgram)) -> (String, Runtime) {
+    let args = (!program.args.is_empty()).then_some(program.args);
+    (name, Runtime { path: Some(program.path), runtime_args: args, ..Runtime::default() })
 }
 
 fn registries(insecure: Vec<String>, mirrors: Vec<String>) -> RegistryServiceConfig {

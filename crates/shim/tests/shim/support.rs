@@ -80,6 +80,7 @@ impl Plan {
             rows: 0,
             cols: 0,
             health: None,
+            runtime: None,
         };
         let cgroup = format!("/{id}");
         let spec = spec(args, &cgroup);

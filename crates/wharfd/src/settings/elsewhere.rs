@@ -17,7 +17,6 @@ const SWARM: &str = "there is no swarm mode";
 const REALTIME: &str = "real-time scheduling is set for each container, not for all";
 
 const TABLE: &[Elsewhere] = &[
-    Elsewhere("add-runtime", "runtimes", &[], "other runtimes are not there yet"),
     Elsewhere("allow-direct-routing", "", &["false"], NETWORKS),
     Elsewhere("bip6", "", &[""], NETWORKS),
     Elsewhere("containerd", "", &[""], CONTAINERD),
@@ -30,7 +29,6 @@ const TABLE: &[Elsewhere] = &[
     Elsewhere("default-gateway", "", &[""], NETWORKS),
     Elsewhere("default-gateway-v6", "", &[""], NETWORKS),
     Elsewhere("default-network-opt", "default-network-opts", &[], NETWORKS),
-    Elsewhere("default-runtime", "", &["", "wharf", "runc"], "other runtimes are not there yet"),
     Elsewhere(
         "exec-opt",
         "exec-opts",

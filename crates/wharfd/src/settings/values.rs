@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
+use wharf_engine::RuntimeProgram;
 use wharf_model::spec::{LogSpec, Ulimit};
 
 /// Docker's port of the API with TLS, and without.
@@ -192,4 +193,66 @@ pub(super) fn pairs_of_file<'de, D: Deserializer<'de>>(
 ) -> std::result::Result<Option<Vec<String>>, D::Error> {
     let map = Option::<BTreeMap<String, String>>::deserialize(from)?;
     Ok(map.map(|map| map.into_iter().map(|(name, value)| format!("{name}={value}")).collect()))
+}
+
+/// `"runtimes": {"crun": {"path": "/usr/bin/crun", "runtimeArgs": ["--debug"]}}`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct RuntimeOfFile {
+    path: String,
+    runtime_args: Vec<String>,
+    runtime_type: String,
+    options: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `NAME=PATH`, each name once.
+pub(super) fn runtimes(flags: &[String]) -> Result<BTreeMap<String, RuntimeProgram>> {
+    let mut named = BTreeMap::new();
+    for text in flags {
+        let (name, path) = text.split_once('=').unwrap_or_default();
+        let (name, path) = (name.trim().to_lowercase(), path.trim().to_owned());
+        if name.is_empty() || path.is_empty() {
+            bail!("invalid runtime argument: {text}");
+        }
+        if named.insert(name.clone(), RuntimeProgram { path, args: Vec::new() }).is_some() {
+            bail!("runtime '{name}' was already defined");
+        }
+    }
+    Ok(named)
+}
+
+/// The settings file has more to say about each.
+pub(super) fn runtimes_of_file(
+    runtimes: BTreeMap<String, RuntimeOfFile>,
+) -> Result<BTreeMap<String, RuntimeProgram>> {
+    /// What containerd calls the shim that runs runc and its like.
+    const RUNC: &str = "io.containerd.runc.v2";
+    let program = |(name, runtime): (String, RuntimeOfFile)| {
+        let RuntimeOfFile { path, runtime_args: args, runtime_type, mut options } = runtime;
+        let path = match (path.as_str(), runtime_type.as_str()) {
+            ("", "") => bail!("runtime {name}: either a runtimeType or a path must be configured"),
+            (_, "") if !options.is_empty() => {
+                bail!("runtime {name}: options cannot be used with a path runtime")
+            }
+            (_, "") => path,
+            ("", _) if !args.is_empty() => {
+                bail!("runtime {name}: args cannot be used with a runtimeType runtime")
+            }
+            ("", RUNC) => {
+                let program = options.remove("BinaryName");
+                if let Some(option) = options.keys().next() {
+                    bail!("runtime {name}: the option {option} is not supported: there is no containerd");
+                }
+                program.and_then(|program| program.as_str().map(str::to_owned)).unwrap_or_default()
+            }
+            ("", other) => {
+                bail!(
+                    "runtime {name}: the runtimeType {other} is not supported: there is no containerd, name a program with path"
+                )
+            }
+            _ => bail!("runtime {name}: cannot configure both path and runtimeType for the same runtime"),
+        };
+        Ok((name, RuntimeProgram { path, args }))
+    };
+    runtimes.into_iter().map(program).collect()
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use oci_spec::runtime::{Process, Spec};
@@ -12,11 +13,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::termios::Winsize;
 use wharf_linux::hostfs;
-use wharf_runtime::{CreateRequest, Rootfs, Seccomp, Starting, Stdio};
+use wharf_runtime::{CreateRequest, Rootfs, Seccomp, Stdio};
 use wharf_shim::protocol::{Evidence, ExitStatus, ShimConfig, VERSION};
 
 use crate::failure::Failure;
+use crate::foreign::{self, Foreign};
 use crate::output::now_ns;
+use crate::runtime::Starting;
 
 /// The largest configuration read; an engine writes some 10 KiB.
 const MAX_CONFIG: u64 = 16 * 1024 * 1024;
@@ -59,8 +62,16 @@ fn load<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Failure> {
         .map_err(|error| Failure::invalid(format!("{} is malformed: {error}", path.display())))
 }
 
-/// Clones the container's init.
-pub(crate) fn create(config: &ShimConfig, score: Option<i32>) -> Result<(Starting, Ends), Failure> {
+/// A container that waits for its start.
+pub(crate) struct Made {
+    pub(crate) starting: Starting,
+    pub(crate) ends: Ends,
+    /// Who has made it, unless the built-in runtime has.
+    pub(crate) foreign: Option<Rc<Foreign>>,
+}
+
+/// Makes the container's init.
+pub(crate) fn create(config: &ShimConfig, score: Option<i32>) -> Result<Made, Failure> {
     let spec = load_spec(config, score)?;
     let terminal = spec.process().as_ref().and_then(Process::terminal).unwrap_or(false);
     let (stdio, ends) = if terminal {
@@ -68,6 +79,11 @@ pub(crate) fn create(config: &ShimConfig, score: Option<i32>) -> Result<(Startin
     } else {
         pipes(config.open_stdin)?
     };
+    if let Some(runtime) = config.runtime.clone() {
+        let stderr = ends.stderr.as_ref().map(AsFd::as_fd);
+        let (created, foreign) = foreign::create(config, runtime, spec, stdio, stderr)?;
+        return Ok(Made { starting: Starting::Foreign(created), ends, foreign: Some(foreign) });
+    }
     let rootfs = config.rootfs.as_ref().map_or(Rootfs::Bundle, |overlay| Rootfs::Overlay {
         base: &overlay.base,
         lower: &overlay.lower,
@@ -92,7 +108,7 @@ pub(crate) fn create(config: &ShimConfig, score: Option<i32>) -> Result<(Startin
         preserve_fds: 0,
     })?;
     starting.limit_patience(PATIENCE)?;
-    Ok((starting, ends))
+    Ok(Made { starting: Starting::BuiltIn(starting), ends, foreign: None })
 }
 
 fn pipes(open_stdin: bool) -> Result<(Stdio, Ends), Failure> {

@@ -1,17 +1,21 @@
 //! Processes that joined the container on request.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Instant;
 
 use oci_spec::runtime::{Process, Spec};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use wharf_linux::process::{signal, wait};
-use wharf_runtime::{ExecChild, ExecRequest, Joining, Running, Seccomp, Stdio};
+use wharf_runtime::{ExecChild, ExecRequest, Running, Seccomp, Stdio};
 use wharf_shim::protocol::{ExitStatus, FailureKind, MAX_PROCESS, Reply};
 
 use crate::container;
 use crate::failure::Failure;
+use crate::foreign::Foreign;
 use crate::poller::{Interest, Poller, Token};
+use crate::runtime::Joining;
 
 /// Each is two processes; a container that stops them all shall not fill the machine with them.
 const MAX_PENDING: usize = 64;
@@ -72,9 +76,31 @@ pub(crate) struct Execs {
     pending: Vec<Pending>,
     running: Vec<Exec>,
     next: u32,
+    /// Who puts them into the container, unless the built-in runtime does.
+    foreign: Option<Rc<Foreign>>,
 }
 
 impl Execs {
+    /// None yet.
+    pub(crate) fn new(foreign: Option<Rc<Foreign>>) -> Self {
+        Self { foreign, ..Self::default() }
+    }
+
+    /// One of them is on its way.
+    pub(crate) fn is_joining(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The process is one of them.
+    pub(crate) fn owns(&self, pid: i32) -> bool {
+        self.running.iter().any(|exec| exec.child.pid == pid)
+    }
+
+    /// When one of those on their way is to be looked after, by [`Execs::follow`], and its number.
+    pub(crate) fn due(&self) -> Option<(Instant, u32)> {
+        self.pending.iter().filter_map(|pending| Some((pending.joining.deadline()?, pending.number))).min()
+    }
+
     /// Nothing runs.
     pub(crate) fn is_empty(&self) -> bool {
         self.running.is_empty() && self.pending.is_empty()
@@ -140,20 +166,23 @@ impl Execs {
                 "too many processes are on their way into the container",
             ));
         }
-        let joining = wharf_runtime::begin_exec(ExecRequest {
-            init_pid: init.pid,
-            init_pidfd: init.pidfd.as_fd(),
-            spec,
-            process,
-            stdio,
-            seccomp: if wish.seccomp_default { Seccomp::DockerDefault } else { Seccomp::FromSpec },
-            user: wish.user.as_deref(),
-            groups: &wish.groups,
-            default_home: wish.default_home,
-            preserve_fds: 0,
-        })?;
         let number = self.next;
         self.next = self.next.wrapping_add(1);
+        let joining = match &self.foreign {
+            Some(foreign) => Joining::Foreign(foreign.begin_exec(number, init, process, stdio, &wish)?),
+            None => Joining::BuiltIn(wharf_runtime::begin_exec(ExecRequest {
+                init_pid: init.pid,
+                init_pidfd: init.pidfd.as_fd(),
+                spec,
+                process,
+                stdio,
+                seccomp: if wish.seccomp_default { Seccomp::DockerDefault } else { Seccomp::FromSpec },
+                user: wish.user.as_deref(),
+                groups: &wish.groups,
+                default_home: wish.default_home,
+                preserve_fds: 0,
+            })?),
+        };
         poller.add(joining.as_fd(), Token::Joining(number), Interest::Read)?;
         self.pending.push(Pending { number, id: wish.id, joining, asker, detached: wish.detach });
         Ok(number)
@@ -162,7 +191,7 @@ impl Execs {
     /// Gives up one that is still on its way, and kills it.
     pub(crate) fn abandon(&mut self, poller: &Poller, number: u32) {
         if let Some(index) = self.pending.iter().position(|pending| pending.number == number) {
-            poller.remove(self.pending.swap_remove(index).joining.as_fd());
+            unwatch(poller, &self.pending.swap_remove(index).joining);
         }
     }
 
@@ -171,8 +200,8 @@ impl Execs {
         let index = self.pending.iter().position(|pending| pending.number == number)?;
         let outcome = self.pending[index].joining.step()?;
         let Pending { id, joining, asker, detached, .. } = self.pending.swap_remove(index);
-        poller.remove(joining.as_fd());
-        let answer = outcome.map_err(Failure::from).and_then(|child| {
+        unwatch(poller, &joining);
+        let answer = outcome.and_then(|child| {
             let pid = child.pid;
             match watch(poller, &child, number, asker, detached) {
                 Ok(given) => {
@@ -263,6 +292,10 @@ impl Exec {
             self.child.console = None;
         }
     }
+}
+
+fn unwatch(poller: &Poller, joining: &Joining) {
+    poller.remove(joining.as_fd());
 }
 
 /// Waits for the child's end, and for its terminal's output if nobody else will; gives what goes to the asker.

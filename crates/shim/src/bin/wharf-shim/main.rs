@@ -16,11 +16,13 @@ mod connections;
 mod container;
 mod exec;
 mod failure;
+mod foreign;
 mod health;
 mod monitor;
 mod oom;
 mod output;
 mod poller;
+mod runtime;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -48,6 +50,13 @@ fn main() -> ExitCode {
     match args.iter().map(|arg| arg.as_os_str()).collect::<Vec<&OsStr>>()[..] {
         [verb, config] if verb == "run" => run(Path::new(config)),
         [verb, run_dir] if verb == "status" => status(Path::new(run_dir)),
+        // In a container, as its first process.
+        [verb, dashes, ref command @ ..] if verb == "init" && dashes == "--" => {
+            let command: Vec<String> =
+                command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            let status = wharf_runtime::apart::run_as_init(&command);
+            ExitCode::from(u8::try_from(status).unwrap_or(255))
+        }
         [flag] if flag == "--version" => {
             println!("wharf-shim {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -10,16 +10,18 @@
 //! process id file and the cgroup, but no `exit.json`: the engine sees the connection end and cleans up.
 //! `exit.json` appears whole, after the last byte of output is in the spool and before anybody is told.
 
+mod foreign;
 mod health;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use wharf_linux::cgroup::Cgroup;
 use wharf_linux::process::signal;
 use wharf_linux::{daemon, hostfs, seqpacket};
-use wharf_runtime::{Running, Starting};
+use wharf_runtime::Running;
 use wharf_shim::protocol::{
     EXIT_FILE, Event, ExitRecord, ExitStatus, FailureKind, PID_FILE, Reply, Request, SOCKET_FILE, Sent,
     ShimConfig, ShimState, VERSION,
@@ -27,13 +29,15 @@ use wharf_shim::protocol::{
 use wharf_shim::spool::{Limits, Stream, Writer};
 
 use crate::connections::{Connections, Incoming};
-use crate::container;
+use crate::container::{self, Made};
 use crate::exec::{Execs, Wish};
 use crate::failure::Failure;
+use crate::foreign::Foreign;
 use crate::health::Health;
 use crate::oom::OomWatch;
 use crate::output::{Output, now_ns};
 use crate::poller::{Interest, Poller, Ready, Token};
+use crate::runtime::Starting;
 
 /// How long output that some survivor might still write is waited for.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -101,6 +105,10 @@ pub(crate) struct Monitor {
     /// The last two signals an engine had sent to the init, the last first.
     sent: [Option<Sent>; 2],
     oom: OomWatch,
+    /// Who made the container, unless the built-in runtime did.
+    foreign: Option<Rc<Foreign>>,
+    /// Readable when a child has ended; only with a foreign runtime.
+    children: Option<OwnedFd>,
 }
 
 impl Monitor {
@@ -113,14 +121,14 @@ impl Monitor {
         let writer = Writer::open(&config.log_dir, limits)
             .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))?;
         // The init prepares itself while the rest is made.
-        let (starting, ends) = container::create(&config, score)?;
-        let pid = starting.pid();
+        let Made { starting, ends, foreign } = container::create(&config, score)?;
+        let (pid, pidfd, _) = starting.init()?;
+        let pidfd = pidfd.try_clone_to_owned().map_err(Failure::on("share the init's pidfd"))?;
         let announce = Event::Created { pid };
         let poller = Poller::new()?;
         let mut connections = Connections::default();
         let control = control.try_clone().map_err(Failure::on("keep the control socket"))?;
         let owner = connections.add(&poller, control)?;
-        let pidfd = starting.pidfd().try_clone_to_owned().map_err(Failure::on("share the init's pidfd"))?;
         connections.tell(owner, announce, vec![pidfd]);
         connections.flush(&poller, Default::default());
 
@@ -135,6 +143,7 @@ impl Monitor {
         poller.add(&listener, Token::Listener, Interest::Read)?;
         let own = format!("{}\n", std::process::id());
         hostfs::write(&config.run_dir.join(PID_FILE), own.as_bytes()).map_err(Failure::on("start"))?;
+        let children = foreign.as_ref().map(|_| foreign::watch_children(&poller)).transpose()?;
         Ok(Self {
             config,
             limits,
@@ -145,7 +154,7 @@ impl Monitor {
             output,
             stdin: ends.stdin,
             stdin_owner: None,
-            execs: Execs::default(),
+            execs: Execs::new(foreign.clone()),
             health: None,
             probes: 0,
             phase: Phase::Created { starting, ready: false },
@@ -158,6 +167,8 @@ impl Monitor {
             silent_since: Instant::now(),
             sent: [None; 2],
             oom: OomWatch::default(),
+            foreign,
+            children,
         })
     }
 
@@ -175,6 +186,7 @@ impl Monitor {
                 self.silent_since = Instant::now();
             }
             events.into_iter().for_each(|ready| self.dispatch(ready));
+            self.look_after_children();
             self.with_health(Health::tick);
             let ending = !matches!(self.phase, Phase::Created { .. } | Phase::Running(_));
             if (ending || !self.is_paused()) && self.output.pump(&self.poller, ending) {
@@ -202,7 +214,7 @@ impl Monitor {
 
     fn timeout(&self) -> Option<Duration> {
         let usual = self.usual_timeout();
-        [usual, self.until_health()].into_iter().flatten().min()
+        [usual, self.until_health(), self.until_joined()].into_iter().flatten().min()
     }
 
     fn usual_timeout(&self) -> Option<Duration> {
@@ -248,6 +260,7 @@ impl Monitor {
             Token::Discard(number) => self.execs.discard(number),
             Token::OutOfMemory => self.oom.wake(),
             Token::Probe => self.with_health(Health::ready),
+            Token::Children => self.hear_of_children(),
         }
     }
 
@@ -393,8 +406,7 @@ impl Monitor {
         let Phase::Created { starting, ready: false } = &mut self.phase else {
             return Ok(());
         };
-        let prepared = starting.wait_ready().map_err(Failure::from).map(|()| starting.take_console());
-        let taken = prepared.and_then(|console| match console {
+        let taken = starting.get_ready().and_then(|console| match console {
             None => Ok(()),
             Some(console) => {
                 container::unblock(&console)?;
@@ -423,7 +435,7 @@ impl Monitor {
                 return Err(Failure::not_running("the container has been started before"));
             }
         };
-        let watched = starting.start().map_err(Failure::from).and_then(|running| {
+        let watched = starting.start().and_then(|running| {
             self.poller.add(&running.pidfd, Token::Init, Interest::Read)?;
             Ok(running)
         });
@@ -467,7 +479,7 @@ impl Monitor {
 
     fn init(&self) -> Result<BorrowedFd<'_>, Failure> {
         match &self.phase {
-            Phase::Created { starting, .. } => Ok(starting.pidfd()),
+            Phase::Created { starting, .. } => Ok(starting.init()?.1),
             Phase::Running(init) => Ok(init.pidfd.as_fd()),
             _ => Err(Failure::not_running("the container is not running")),
         }
@@ -475,7 +487,7 @@ impl Monitor {
 
     fn cgroup(&self) -> Result<&Cgroup, Failure> {
         match &self.phase {
-            Phase::Created { starting, .. } => Ok(starting.cgroup()),
+            Phase::Created { starting, .. } => Ok(starting.init()?.2),
             Phase::Running(init) | Phase::Draining { init, .. } => Ok(&init.cgroup),
             _ => Err(Failure::not_running("the container is not running")),
         }
@@ -580,6 +592,9 @@ impl Monitor {
             // Kills the init and removes its cgroup.
             Phase::Created { starting, .. } => drop(starting),
             Phase::Running(init) | Phase::Draining { init, .. } => {
+                if let Some(foreign) = &self.foreign {
+                    foreign.delete();
+                }
                 if let Err(error) = init.cgroup.delete() {
                     complain!("wharf-shim: {error}");
                 }

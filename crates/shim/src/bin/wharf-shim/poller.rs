@@ -35,6 +35,8 @@ pub(crate) enum Token {
     OutOfMemory,
     /// The health probe's output or socket has news.
     Probe,
+    /// A child has ended.
+    Children,
 }
 
 impl Token {
@@ -49,6 +51,7 @@ impl Token {
             Self::Joining(number) => (6, number),
             Self::OutOfMemory => (7, 0),
             Self::Probe => (8, 0),
+            Self::Children => (9, 0),
         };
         EventData::new_u64(class << 32 | u64::from(number))
     }
@@ -66,6 +69,7 @@ impl Token {
             (6, number) => Self::Joining(number),
             (7, _) => Self::OutOfMemory,
             (8, _) => Self::Probe,
+            (9, _) => Self::Children,
             _ => return None,
         })
     }
@@ -170,6 +174,7 @@ mod tests {
             Token::Discard(0),
             Token::Joining(1),
             Token::Probe,
+            Token::Children,
         ];
         assert!(all.iter().all(|token| Token::from_data(token.to_data()) == Some(*token)));
         assert_eq!(Token::from_data(EventData::new_u64(u64::MAX)), None);

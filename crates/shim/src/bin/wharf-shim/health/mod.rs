@@ -386,6 +386,9 @@ fn command(world: &mut World<'_>, args: &[String], id: &str) -> Result<(u32, Cap
 /// Docker's words for a command that does not run.
 fn not_started(failure: &Failure) -> Verdict {
     let text = &failure.message;
+    if text.starts_with("OCI runtime ") {
+        return (-1, text.clone());
+    }
     (-1, format!("OCI runtime exec failed: exec failed: unable to start container process: {text}"))
 }
 
