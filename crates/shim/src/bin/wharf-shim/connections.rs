@@ -230,7 +230,7 @@ impl Connection {
         }
         if self.outbox.len() > MAX_OUTBOX {
             let failure = Failure::new(FailureKind::Internal, "an engine does not read what it is told");
-            eprintln!("wharf-shim: hung up: {}", failure.message);
+            complain!("wharf-shim: hung up: {}", failure.message);
             return Err(failure);
         }
         self.blocked = false;
