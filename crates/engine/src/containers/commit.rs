@@ -43,9 +43,13 @@ impl Engine {
                 container.id
             )));
         }
-        let frozen = request.pause && phase == Phase::Running;
+        let mut frozen = request.pause && phase == Phase::Running;
         if frozen {
-            self.pause(&container).await?;
+            match self.pause(&container).await {
+                // It ended this moment, and changes nothing any more.
+                Err(Error::Conflict(_)) => frozen = false,
+                paused => paused?,
+            }
         }
         let (images, record) = (self.inner.images.clone(), container.record().clone());
         let comment = request.comment.clone();
@@ -71,7 +75,11 @@ impl Engine {
             self.emit(&container, "commit", &attributes);
         }
         if frozen && container.record().phase == Phase::Paused {
-            self.unpause(&container).await?;
+            match self.unpause(&container).await {
+                // It was killed meanwhile.
+                Ok(()) | Err(Error::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         committed
     }
