@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -73,12 +74,14 @@ impl Ingest {
         self.kept
     }
 
-    /// Reads what an earlier attempt left.
+    /// Reads what an earlier attempt left. Not by the file's name: an earlier attempt that waited for the other layers of
+    /// its image may be publishing the whole file at this moment.
     ///
     /// # Errors
     /// [`Error::Fs`] when the file cannot be opened.
     pub fn kept_reader(&self) -> Result<File, Error> {
-        Ok(hostfs::open(&self.file.path)?)
+        let open = format!("/proc/self/fd/{}", self.file.file.as_raw_fd());
+        Ok(hostfs::open(Path::new(&open))?)
     }
 
     /// What has come is not what was promised: nothing of it is kept.

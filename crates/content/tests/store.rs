@@ -170,6 +170,25 @@ fn the_same_download_published_twice_is_no_error() {
 }
 
 #[test]
+fn a_download_that_is_published_under_a_later_one_can_still_be_read_by_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = Store::open(scratch.path()).unwrap();
+    let digest = digest_of(b"once");
+    let mut one = store.download(&digest).unwrap();
+    one.write_all(b"once").unwrap();
+    let one = one.finish();
+    let mut two = store.download(&digest).unwrap();
+    store.publish(vec![one]).unwrap();
+    let mut kept = Vec::new();
+    std::io::Read::read_to_end(&mut two.kept_reader().unwrap(), &mut kept).unwrap();
+    two.write_all(&kept).unwrap();
+    let two = two.finish();
+    assert_eq!(two.digest(), &digest);
+    store.publish(vec![two]).unwrap();
+    assert_eq!(store.document(&digest).unwrap(), b"once");
+}
+
+#[test]
 fn old_downloads_go() {
     let scratch = tempfile::tempdir().unwrap();
     let store = Store::open(scratch.path()).unwrap();
