@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wharf_model::network::Protocol;
@@ -182,9 +183,9 @@ pub struct Endpoint {
 pub struct Attached {
     /// The endpoint.
     pub endpoint: Endpoint,
-    /// Sockets bound to the published ports. Whoever lives as long as the container holds them open: they keep other
-    /// programs from taking the ports, and nothing is ever read from them.
-    pub reservations: Vec<OwnedFd>,
+    /// Sockets bound to the published ports. Whoever lives as long as the container holds copies of them open: they keep
+    /// other programs from taking the ports, and nothing is ever read from them.
+    pub reservations: Arc<[OwnedFd]>,
 }
 
 #[cfg(test)]

@@ -5,17 +5,19 @@
 //!
 //! Invariants: an endpoint's row is written before anything of it exists in the kernel and removed only when nothing of it
 //! is left, so whatever a crash leaves is found by its row. A live change of the firewall is set elements only; the table
-//! as a whole is replaced in one transaction.
+//! as a whole is replaced in one transaction. A published port is reserved longer than it is translated: a program of the
+//! host that could bind it in between would have its clients sent to a container that has ended.
 //!
 //! Locking: `kernel` is held for exchanges with the host's sockets, never while a container's network namespace is entered
 //! or a link is removed, which may take the kernel many milliseconds (see `removal`). A database transaction never waits
 //! for `kernel`. Whoever replaces the table holds `kernel` from reading the rows on, and a container is announced as
-//! leaving before its ports are withdrawn under it, so that they cannot come back with the table.
+//! leaving before its ports are withdrawn under it, so that they cannot come back with the table. `reservations` is a leaf.
 //!
 //! Crash: at any point at most an endpoint without a living container, which the next reconcile sweeps.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -74,6 +76,8 @@ struct Shared {
     ports: Allocator,
     removal: Removal,
     kernel: Mutex<Kernel>,
+    /// By container. Whoever lives as long as it has copies, for the time without an engine.
+    reservations: Mutex<HashMap<String, Arc<[OwnedFd]>>>,
     /// For the guard, which must not keep the network alive.
     me: Weak<Shared>,
 }
@@ -111,7 +115,7 @@ impl Network {
         let kernel = Mutex::new(kernel);
         let shared = |me: &Weak<Shared>| {
             let me = me.clone();
-            Shared { config, names, records, ports, removal, kernel, me }
+            Shared { config, names, records, ports, removal, kernel, reservations: Mutex::default(), me }
         };
         Ok(Self { shared: Arc::new_cyclic(shared) })
     }
@@ -146,6 +150,8 @@ impl Network {
             Ok((endpoint, sockets))
         })?;
         let shared = &self.shared;
+        let reservations: Arc<[OwnedFd]> = reservations.into();
+        shared.reserve(request.container, reservations.clone());
         let wired = shared.wire(&endpoint, request.netns, bridge).and_then(|()| shared.publish(&endpoint));
         match wired.map_err(|cause| (cause, shared.take_down(&endpoint))) {
             Ok(()) => Ok(Attached { endpoint, reservations }),
@@ -171,6 +177,11 @@ impl Network {
         let withdrawn = self.shared.withdraw(&endpoint);
         removal.enqueue(endpoint);
         withdrawn
+    }
+
+    /// Takes over the reservations of a container that an earlier engine attached.
+    pub fn keep(&self, container: &str, reservations: Vec<OwnedFd>) {
+        self.shared.reserve(container, reservations.into());
     }
 
     /// Tells `listener`, from a thread of the network's, of containers that were detached and of which something is left:
@@ -356,8 +367,25 @@ impl Shared {
         if let Some(bridge) = kernel.bridge {
             self.replace_table(&mut kernel, bridge, &self.records.endpoints()?)?;
         }
+        self.release(container);
         self.records.remove(container)?;
         Ok(None)
+    }
+
+    fn reserve(&self, container: &str, reservations: Arc<[OwnedFd]>) {
+        if !reservations.is_empty() {
+            self.reservations().insert(container.to_owned(), reservations);
+        }
+    }
+
+    /// Lets go of a container's ports, which are not translated any more.
+    fn release(&self, container: &str) {
+        let released = self.reservations().remove(container);
+        drop(released);
+    }
+
+    fn reservations(&self) -> MutexGuard<'_, HashMap<String, Arc<[OwnedFd]>>> {
+        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the veth pair and sets up both ends.
@@ -454,6 +482,12 @@ impl Shared {
     /// Closes the published ports of a container that was announced as leaving: for good, for a table that is replaced from
     /// now on does not have them.
     fn withdraw(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let withdrawn = self.withdraw_elements(endpoint);
+        self.release(&endpoint.container);
+        withdrawn
+    }
+
+    fn withdraw_elements(&self, endpoint: &Endpoint) -> Result<(), Error> {
         let keys: Vec<_> = firewall::elements(endpoint).into_keys().collect();
         if keys.is_empty() {
             return Ok(());
@@ -520,6 +554,7 @@ impl Shared {
             conntrack::forget_address(&mut kernel.filter, endpoint.address);
         }
         for container in &dead {
+            self.release(container);
             self.records.remove(container)?;
         }
         self.repair_ports(&mut kernel, bridge, &kept, &links)?;

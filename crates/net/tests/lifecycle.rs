@@ -188,9 +188,34 @@ fn conflicts_over_ports_name_who_is_in_the_way_and_leave_nothing() {
     let taken = TcpListener::bind("0.0.0.0:8081").unwrap_err();
     assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
     assert!(UdpSocket::bind((HOST, 8080)).is_err());
+    network.detach("one").unwrap();
     drop(one);
     drop(program);
     drop(TcpListener::bind("0.0.0.0:8081").unwrap());
+}
+
+#[test]
+fn a_port_is_taken_for_as_long_as_it_is_translated() {
+    let Some(world) = World::new() else { return };
+    let state = Database::in_memory().unwrap();
+    let network = world.network_of("", state.clone());
+    let taken = || TcpListener::bind("0.0.0.0:8080").is_err();
+    // The container ends, and with it whoever held the port for it.
+    drop(world.container(&network, "one", &[tcp(8080, 80)]));
+    assert!(taken());
+    network.detach("one").unwrap();
+    assert!(!taken());
+    // The same after another engine has taken over.
+    let one = world.container(&network, "one", &[tcp(8080, 80)]);
+    let copies = one.attached.reservations.iter().map(|held| held.try_clone().unwrap()).collect();
+    drop(network);
+    let network = world.network_of("", state);
+    network.reconcile(&["one"]).unwrap();
+    network.keep("one", copies);
+    drop(one);
+    assert!(taken());
+    network.reconcile(&[]).unwrap();
+    assert!(!taken());
 }
 
 #[test]

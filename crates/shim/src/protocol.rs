@@ -178,6 +178,12 @@ pub enum Request {
     Start,
     /// Hold more descriptors open for the container's life, for those that do not fit into `Start`.
     Hold,
+    /// Give copies of the descriptors held for the container's life, leaving out the first ones: as many as fit into a
+    /// message. Answered by [`Reply::Held`].
+    Held {
+        /// How many to leave out.
+        skip: usize,
+    },
     /// Send a signal to the init, or to one exec'ed process.
     Signal {
         /// The exec, or the container's init.
@@ -298,6 +304,11 @@ pub enum Reply {
     ExecStarted {
         /// Its process id.
         pid: i32,
+    },
+    /// Descriptors come along.
+    Held {
+        /// How many are held in all.
+        total: usize,
     },
     /// It did not work.
     Error {

@@ -1,6 +1,6 @@
 //! Debian's docker-registry from the peers: the reference for registries.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::binaries::workspace_root;
-use crate::wait_until;
+use crate::{loopback, wait_until};
 
 /// A running docker-registry on loopback; ends, and its data goes, when dropped.
 #[derive(Debug)]
@@ -26,8 +26,7 @@ impl DockerRegistry {
     /// When the peers are not set up, or it does not start.
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("wharf-peer-").tempdir().expect("a temporary directory");
-        let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = listener.expect("a free port");
+        let address = loopback::address();
         // The peers see the host's /tmp as /xfer.
         let inside = Path::new("/xfer").join(dir.path().strip_prefix("/tmp").unwrap_or(dir.path()));
         let config = format!(

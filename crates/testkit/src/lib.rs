@@ -8,6 +8,7 @@
 //! - [`faults`]: deaths and failures at a chosen system call; [`census`]: what an engine has lying around while it runs.
 //! - [`Cli`], [`Api`]: the two ways in, with deadlines.
 //! - [`differential`]: API calls with their recorded answers; [`exchange`] shows an answer as it came.
+//! - [`loopback`]: ports for the tests' own servers.
 //! - [`transcript`]: command-line sessions with their recorded output, compared after [`normalise`].
 //! - [`image`]: small images made on the spot from the machine's static busybox.
 //!
@@ -30,6 +31,7 @@ pub mod exchange;
 pub mod faults;
 pub mod image;
 pub mod leftovers;
+pub mod loopback;
 pub mod normalise;
 pub mod random;
 mod reference;

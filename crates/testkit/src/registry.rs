@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-use crate::{PATIENCE, binary, retry_until};
+use crate::{PATIENCE, binary, loopback, retry_until};
 
 /// A running registry; ends, and its data goes, when dropped.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ impl Registry {
     pub fn with_arguments(arguments: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("wr-").tempdir().expect("a temporary directory");
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let mut registry =
-            Self { dir, arguments, child: Mutex::new(None), address: "127.0.0.1:0".to_owned() };
+        let address = loopback::address().to_string();
+        let mut registry = Self { dir, arguments, child: Mutex::new(None), address };
         registry.start();
         registry
     }

@@ -95,6 +95,29 @@ fn a_clean_shutdown_leaves_containers_and_their_ports_alone() {
 }
 
 #[test]
+fn the_port_of_an_ended_container_is_free_for_the_next() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    let publish = format!("{}:80", engine.port(0));
+    let serve = ["run", "-d", "--rm", "-p", &publish, "--name"];
+    for round in 0..5 {
+        let name = format!("web{round}");
+        wharf.ok(&[&serve[..], &[&name, "box", "sleep", "600"]].concat());
+        if round % 2 == 1 {
+            engine.kill();
+            engine.start();
+        }
+        wharf.ok(&["kill", &name]);
+        let taken = wharf.run(&["wait", &name]);
+        assert!(taken.code == 0 || taken.stderr.contains("No such container"), "{}", taken.stderr);
+    }
+    // And with whoever waits until it ends.
+    for _ in 0..5 {
+        wharf.ok(&["run", "--rm", "-p", &publish, "box", "true"]);
+    }
+}
+
+#[test]
 fn without_live_restore_a_clean_shutdown_stops_containers() {
     let engine = EngineBuilder::default().argument("--live-restore=false").start();
     engine.load(&image::archive());

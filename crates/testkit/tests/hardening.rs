@@ -185,7 +185,10 @@ fn en_02_there_are_no_plugins_with_privileges_to_grant() {
 
 /// A loopback engine without TLS, and its address.
 fn on_loopback() -> (Engine, String) {
-    let engine = EngineBuilder::default().argument("-H=tcp://127.0.0.1:0").argument("--tls=false").start();
+    let engine = EngineBuilder::default()
+        .argument(&format!("-H=tcp://{}", wharf_testkit::loopback::address()))
+        .argument("--tls=false")
+        .start();
     let address = retry_until("the address in the log", PATIENCE, || {
         let log = engine.log_tail();
         let rest = log.split("API listen on tcp://").nth(1)?;

@@ -335,7 +335,7 @@ fn a_native_probe_follows_no_redirect_and_sees_the_containers_network_only() {
     let engine = Engine::with_image();
     let world = World::wharf(&engine);
     // A server of the host, at the very port.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = wharf_testkit::loopback::tcp();
     let port = listener.local_addr().expect("an address").port().to_string();
     let alone = run_native(&world, "alone", &["--health-tcp", &port], &["sleep", "600"]);
     world.wait_for(&alone, "unhealthy");
@@ -343,7 +343,7 @@ fn a_native_probe_follows_no_redirect_and_sees_the_containers_network_only() {
     assert!(listener.accept().is_err(), "the probe came out of the container");
     // On the host's network it is the container's, too. It sends elsewhere, and nobody goes there.
     listener.set_nonblocking(false).expect("a socket");
-    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let elsewhere = wharf_testkit::loopback::tcp();
     let there = elsewhere.local_addr().expect("an address");
     let flags = ["--network", "host", "--health-http", &format!("http://127.0.0.1:{port}/a")];
     let shared = run_native(&world, "shared", &flags, &["sleep", "600"]);

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -54,7 +54,7 @@ struct Receiver {
 
 impl Receiver {
     fn new() -> Self {
-        Self::on(TcpListener::bind("127.0.0.1:0").expect("a port"))
+        Self::on(wharf_testkit::loopback::tcp())
     }
 
     fn on(listener: TcpListener) -> Self {
@@ -177,7 +177,7 @@ fn a_hanging_receiver_holds_up_its_container_and_nothing_else() {
     let engine = Engine::with_image();
     let cli = engine.wharf();
     // Takes connections and never reads.
-    let hangs = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let hangs = wharf_testkit::loopback::tcp();
     let address = format!("syslog-address=tcp://{}", hangs.local_addr().expect("bound"));
     let driver = ["--log-driver", "syslog", "--log-opt", &address];
     let small = ["--log-opt", "cache-max-size=1m", "--log-opt", "cache-max-file=2"];
@@ -210,7 +210,7 @@ fn a_hanging_receiver_holds_up_its_container_and_nothing_else() {
 fn a_receiver_that_was_away_gets_what_it_missed() {
     let engine = Engine::with_image();
     let cli = engine.wharf();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = wharf_testkit::loopback::tcp();
     let address = listener.local_addr().expect("bound");
     let option = format!("syslog-address=tcp://{address}");
     let options = ["--log-driver", "syslog", "--log-opt", &option, "--log-opt", "tag={{.Name}}"];
@@ -263,7 +263,7 @@ fn syslog_lines_come_over_every_kind_of_socket() {
         assert!(text(second).starts_with("<155>") && text(second).ends_with("err\n"), "{}", text(second));
     };
     let mut lines = [[0; 500]; 2];
-    let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let udp = wharf_testkit::loopback::udp();
     udp.set_read_timeout(Some(PATIENCE)).expect("a socket");
     run(&format!("udp://{}", udp.local_addr().expect("bound")), "rfc3164");
     let sizes = lines.each_mut().map(|line| udp.recv(line).expect("a datagram"));
@@ -382,7 +382,7 @@ fn fluentd_gets_every_record_with_what_is_known_of_it() {
 fn fluentd_records_count_as_delivered_when_they_are_acknowledged() {
     let engine = Engine::with_image();
     let cli = engine.wharf();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = wharf_testkit::loopback::tcp();
     let option = format!("fluentd-address=tcp://{}", listener.local_addr().expect("bound"));
     let mut args = vec!["run", "-d", "--name", "subject", "--log-driver", "fluentd"];
     for option in [&option, "fluentd-request-ack=true", "fluentd-sub-second-precision=true"] {

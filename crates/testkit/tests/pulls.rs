@@ -1,7 +1,7 @@
 //! Pulls that are disturbed: an engine that is killed again and again, and a disk that is full.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,7 +21,7 @@ struct Counted {
 
 impl Counted {
     fn before(registry: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
+        let listener = wharf_testkit::loopback::tcp();
         let address = listener.local_addr().expect("it is bound").to_string();
         let bytes = Arc::new(AtomicU64::new(0));
         let (registry, counter) = (registry.to_owned(), Arc::clone(&bytes));

@@ -120,7 +120,7 @@ fn a_layer_that_is_here_is_not_fetched_again() {
 
 #[test]
 fn an_engine_serves_a_registry_when_asked() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = wharf_testkit::loopback::tcp();
     let address = listener.local_addr().expect("an address").to_string();
     drop(listener);
     let engine = EngineBuilder::default().argument("--registry-address").argument(&address).start();

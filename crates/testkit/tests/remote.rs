@@ -20,7 +20,9 @@ fn certificate(name: &str) -> String {
 /// An engine that is also on TCP, and its address there.
 fn on_tcp() -> (Engine, String) {
     let files = [("--tlscacert", "ca.pem"), ("--tlscert", "server.pem"), ("--tlskey", "server-key.pem")];
-    let mut builder = EngineBuilder::default().argument("-H=tcp://127.0.0.1:0").argument("--tlsverify");
+    let mut builder = EngineBuilder::default()
+        .argument(&format!("-H=tcp://{}", wharf_testkit::loopback::address()))
+        .argument("--tlsverify");
     for (flag, file) in files {
         builder = builder.argument(&format!("{flag}={}", certificate(file)));
     }
@@ -379,7 +381,7 @@ fn settings_change_on_sighup_or_stay() {
 
 /// A registry that only searches; answers each request and goes on until the test ends.
 fn index(catalogue_only: bool) -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("it works");
+    let listener = wharf_testkit::loopback::tcp();
     let address = listener.local_addr().expect("it works").to_string();
     std::thread::spawn(move || {
         for stream in listener.incoming() {

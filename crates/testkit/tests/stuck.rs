@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,7 +52,7 @@ impl Drop for SmallDisk {
 
 /// A registry that sends a byte a second, to whoever asks for whatever.
 fn dripping_registry() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
+    let listener = wharf_testkit::loopback::tcp();
     let address = listener.local_addr().expect("it is bound").to_string();
     // Ends with the process.
     std::thread::spawn(move || {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -251,6 +252,7 @@ impl Engine {
                     record.endpoint = endpoint;
                 }
                 self.finish_update(container).await;
+                self.keep_ports(container, &link).await;
                 container.set_link(Some(link.clone()));
                 container.progress.send_modify(|progress| {
                     progress.run += 1;
@@ -278,6 +280,31 @@ impl Engine {
                 self.settle_resting(container).await;
             }
         }
+    }
+
+    /// The ports stay taken until they are not translated any more, which is after the shim has gone.
+    async fn keep_ports(&self, container: &Container, link: &Link) {
+        if container.record().endpoint.as_ref().is_none_or(|endpoint| endpoint.ports.is_empty()) {
+            return;
+        }
+        let mut held: Vec<OwnedFd> = Vec::new();
+        loop {
+            match link.ask_within(HELLO_DEADLINE, Request::Held { skip: held.len() }, &[]).await {
+                Ok((Reply::Held { total }, more)) => {
+                    let last = more.is_empty() || held.len() + more.len() >= total;
+                    held.extend(more);
+                    if last {
+                        break;
+                    }
+                }
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(container = %container.id, %error, "cannot share the hold of its ports");
+                    break;
+                }
+            }
+        }
+        self.inner.network.keep(container.id.as_str(), held);
     }
 
     /// A container that did not run: finishes its removal, or starts it if its policy says so.

@@ -131,7 +131,7 @@ impl Engine {
         let opened = async {
             container.followers.subscribe(link).await?;
             let held: Vec<BorrowedFd<'_>> =
-                attached.iter().flat_map(|attached| &attached.reservations).map(AsFd::as_fd).collect();
+                attached.iter().flat_map(|attached| attached.reservations.iter()).map(AsFd::as_fd).collect();
             let mut packets = held.chunks(wharf_shim::protocol::MAX_FDS);
             let first = packets.next().unwrap_or_default();
             for more in packets {

@@ -115,6 +115,12 @@ impl Engine {
     /// a reboot a restart is not one of the policy's, and nothing of it is counted.
     pub(super) async fn record_end(&self, container: &Arc<Container>, ended: &Ended, rebooted: bool) -> bool {
         let status = &ended.status;
+        let published =
+            container.record().endpoint.as_ref().is_some_and(|endpoint| !endpoint.ports.is_empty());
+        if published {
+            // Whoever hears of the end may want the same port at once.
+            self.detach(container).await;
+        }
         let (restart, remove, told) = {
             let mut record = container.record();
             let told = std::mem::take(&mut record.oom_kills);

@@ -192,6 +192,13 @@ fn held_sockets_are_let_go_before_the_end_is_told() {
     assert!(matches!(reply, Reply::Started { .. }));
     drop(socket);
     assert!(std::net::TcpListener::bind(address).is_err(), "the shim holds it");
+    let (reply, copies) = case.ask_with(Request::Held { skip: 0 }, &[]);
+    assert_eq!((reply, copies.len()), (Reply::Held { total: 1 }, 1));
+    let copy = std::net::TcpListener::from(copies.into_iter().next().unwrap());
+    assert_eq!(copy.local_addr().unwrap(), address);
+    drop(copy);
+    let (reply, none) = case.ask_with(Request::Held { skip: 1 }, &[]);
+    assert_eq!((reply, none.len()), (Reply::Held { total: 1 }, 0));
     case.ask(Request::KillAll);
     assert!(matches!(case.news(), Event::Exited { .. }));
     std::net::TcpListener::bind(address).unwrap();

@@ -166,7 +166,7 @@ impl<'de> serde::Deserialize<'de> for Pairs {
 
 /// The address of a registry that wants a password and takes none.
 pub(crate) fn refusing_registry() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = wharf_testkit::loopback::tcp();
     let address = listener.local_addr().expect("an address").to_string();
     std::thread::spawn(move || {
         for stream in listener.incoming() {

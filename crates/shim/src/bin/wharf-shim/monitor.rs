@@ -23,8 +23,8 @@ use wharf_linux::process::signal;
 use wharf_linux::{daemon, hostfs, seqpacket};
 use wharf_runtime::Running;
 use wharf_shim::protocol::{
-    EXIT_FILE, Event, ExitRecord, ExitStatus, FailureKind, PID_FILE, Reply, Request, SOCKET_FILE, Sent,
-    ShimConfig, ShimState, VERSION,
+    EXIT_FILE, Event, ExitRecord, ExitStatus, FailureKind, MAX_FDS, PID_FILE, Reply, Request, SOCKET_FILE,
+    Sent, ShimConfig, ShimState, VERSION,
 };
 use wharf_shim::spool::{Limits, Stream, Writer};
 
@@ -328,6 +328,7 @@ impl Monitor {
             Request::Hello { .. } => return Ok(Some((self.hello(), Vec::new()))),
             Request::Start => return self.start(fds),
             Request::Hold => self.held.extend(fds),
+            Request::Held { skip } => return self.copies_of_held(skip),
             Request::Signal { exec: Some(id), signal, .. } => self.execs.signal(&id, signal)?,
             Request::Signal { exec: None, signal: number, purpose } => {
                 container::sent(signal(self.init()?, number))?;
@@ -449,6 +450,13 @@ impl Monitor {
         self.oom.begin(FIRST_IDLE);
         self.begin_health();
         Ok(Some((Reply::Started { at_ns: self.started_at_ns }, Vec::new())))
+    }
+
+    fn copies_of_held(&self, skip: usize) -> Answer {
+        let some = self.held.iter().skip(skip).take(MAX_FDS);
+        let copies = some.map(OwnedFd::try_clone).collect::<Result<_, _>>();
+        let copies = copies.map_err(Failure::on("copy what is held"))?;
+        Ok(Some((Reply::Held { total: self.held.len() }, copies)))
     }
 
     /// The container will never start.
