@@ -312,7 +312,7 @@ impl Engine {
             return;
         }
         tokio::spawn(async move {
-            let _change = container.change.lock().await;
+            let change = container.change.lock().await;
             let still = {
                 let record = container.record();
                 let unhealthy = |health: &HealthState| health.status == HealthStatus::Unhealthy;
@@ -326,8 +326,8 @@ impl Engine {
             tracing::info!(container = %container.id, ?action, "the container is unhealthy");
             let done = match action {
                 OnFailure::None => Ok(()),
-                OnFailure::Restart => self.end_to_restart(&container).await,
-                OnFailure::Stop => self.stop(&container, None, None, Purpose::Unhealthy).await,
+                OnFailure::Restart => self.end_to_restart(&container, change).await,
+                OnFailure::Stop => self.stop(&container, change, None, None, Purpose::Unhealthy).await,
                 OnFailure::Kill => self.force(&container, Purpose::Unhealthy).await,
             };
             if let Err(error) = done {

@@ -9,7 +9,8 @@
 //! for every row. A running container has exactly one shim.
 //!
 //! Locking: [`Table`] and each [`Container::record`] are short mutexes, never held across an await.
-//! [`Container::change`] is held by whoever changes a container's state, across awaits.
+//! [`Container::change`] is held by whoever changes a container's state, across awaits, but never while a container
+//! takes its time to stop.
 //!
 //! Crash: `create` makes files, then the row; `remove` marks the row, removes the files, then the row.
 //! [`recover`](recover) finishes or undoes whatever was half made.
@@ -67,6 +68,7 @@ pub(crate) use machine::cpu_count;
 pub(crate) use prune::until;
 pub(crate) use record::{MountRecord, Phase, Record};
 pub(crate) use start::timestamp;
+pub(crate) use stop::Change;
 pub(crate) use table::Table;
 pub use update::Update;
 
@@ -140,6 +142,8 @@ pub(crate) struct Progress {
     pub(crate) busy: bool,
     /// The policy is going to start it again.
     pub(crate) restarting: bool,
+    /// How many want it to stay after its run, whatever `--rm` says: they start it again.
+    pub(crate) kept: usize,
     /// How many removals by force are under way: each ends its run first and takes it away then, and nobody starts it
     /// in between.
     pub(crate) doomed: usize,
@@ -200,6 +204,11 @@ impl Container {
     /// The connection to its shim, or the reason why there is none.
     pub(crate) fn running_link(&self) -> Result<Arc<Link>> {
         self.link().filter(|_| self.record().is_running()).ok_or_else(|| self.not_running())
+    }
+
+    /// It is being removed, or gone.
+    pub(crate) fn is_going(&self) -> bool {
+        self.progress.borrow().removed || self.record().phase == Phase::Removing
     }
 
     /// The error of those who need it to run while it waits for its restart.
@@ -305,7 +314,7 @@ impl Engine {
             self.inner.closing.send_replace(true);
             let running = self.inner.containers.all();
             let stops = running.into_iter().filter(|container| container.record().is_running()).map(|container| async move {
-                if let Err(error) = self.end(&container, None, None, Purpose::Shutdown).await {
+                if let Err(error) = self.end(&container, None, None, None, Purpose::Shutdown).await {
                     tracing::warn!(container = %container.id, %error, "cannot stop the container at shutdown");
                 }
             });

@@ -22,7 +22,7 @@ use wharf_model::network::NetworkMode;
 use wharf_model::spec::{HostSpec, RestartName};
 use wharf_shim::protocol::Purpose;
 
-use super::{Container, Phase, Record};
+use super::{Change, Container, Phase, Record};
 use crate::health::may_restart;
 use crate::{Engine, Result};
 
@@ -119,11 +119,11 @@ impl Engine {
     }
 
     /// Ends a run so that another follows, whatever the policy; the caller holds `change`.
-    pub(crate) async fn end_to_restart(&self, container: &Arc<Container>) -> Result<()> {
+    pub(crate) async fn end_to_restart(&self, container: &Arc<Container>, change: Change<'_>) -> Result<()> {
         container.record().unhealthy_restart = true;
         // Durable before the signal: the next engine goes on with it.
         self.save(container).await?;
-        self.end(container, None, None, Purpose::Unhealthy).await
+        self.end(container, Some(change), None, None, Purpose::Unhealthy).await
     }
 
     /// Starts what was found to be due when the engine opened, in order, while the engine answers already.

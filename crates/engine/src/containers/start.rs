@@ -39,29 +39,32 @@ impl Engine {
     pub async fn start_container(&self, name: &str) -> Result<()> {
         let container = self.find(name)?;
         let _change = self.change_to_start(&container, name).await?;
-        {
-            let mut record = container.record();
-            match record.phase {
-                // One in the pause before its restart counts as running: it is started by its policy.
-                Phase::Running | Phase::Restarting => {
-                    return Err(Error::NotModified(format!("container {} is running", container.id)));
-                }
-                Phase::Paused => {
-                    return Err(Error::Conflict(
-                        "cannot start a paused container, try unpause instead".into(),
-                    ));
-                }
-                Phase::Removing => {
-                    return Err(Error::Conflict(
-                        "container is marked for removal and cannot be started".into(),
-                    ));
-                }
-                Phase::Created | Phase::Exited => {}
-            }
-            record.start_anew();
-            record.launched_at = Some(Timestamp::now());
-        }
+        self.begin_anew(&container)?;
         self.start(&container).await
+    }
+
+    /// Makes the record of a container that a person starts ready for that; the caller holds `change`.
+    ///
+    /// # Errors
+    /// [`Error::NotModified`] when it runs already, [`Error::Conflict`] when it cannot be started.
+    pub(super) fn begin_anew(&self, container: &Container) -> Result<()> {
+        let mut record = container.record();
+        match record.phase {
+            // One in the pause before its restart counts as running: it is started by its policy.
+            Phase::Running | Phase::Restarting => {
+                return Err(Error::NotModified(format!("container {} is running", container.id)));
+            }
+            Phase::Paused => {
+                return Err(Error::Conflict("cannot start a paused container, try unpause instead".into()));
+            }
+            Phase::Removing => {
+                return Err(Error::Conflict("container is marked for removal and cannot be started".into()));
+            }
+            Phase::Created | Phase::Exited => {}
+        }
+        record.start_anew();
+        record.launched_at = Some(Timestamp::now());
+        Ok(())
     }
 
     /// Starts a container whose `change` the caller holds.
@@ -374,8 +377,15 @@ impl Engine {
 
     /// Waits until the last run is cleaned up.
     pub(crate) async fn settled(&self, container: &Arc<Container>) -> Result<()> {
+        let run = container.progress.borrow().run;
+        self.settled_run(container, run).await
+    }
+
+    /// Waits until that run is cleaned up, which it is when another has begun.
+    pub(super) async fn settled_run(&self, container: &Arc<Container>, run: u64) -> Result<()> {
         let mut progress = container.progress.subscribe();
-        let waited = tokio::time::timeout(DEADLINE, progress.wait_for(|progress| !progress.busy)).await;
+        let clean = progress.wait_for(|progress| !progress.busy || progress.run != run);
+        let waited = tokio::time::timeout(DEADLINE, clean).await;
         match waited {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::Deadline {

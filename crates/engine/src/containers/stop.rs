@@ -9,7 +9,7 @@ use wharf_linux::hostfs;
 use wharf_model::signal;
 use wharf_shim::protocol::{PID_FILE, Purpose, Request};
 
-use super::{Container, Phase};
+use super::{Container, Phase, Progress};
 use crate::blocking::blocking;
 use crate::session::expect_ok;
 use crate::{Engine, Error, Result};
@@ -37,14 +37,15 @@ impl Engine {
         let container = self.find(name)?;
         check_signal(signal)
             .map_err(|error| Error::Invalid(format!("cannot stop container: {name}: {error}")))?;
-        let _change = container.change.lock().await;
-        self.stop(&container, signal, timeout_seconds, Purpose::Stop).await
+        let change = container.change.lock().await;
+        self.stop(&container, change, signal, timeout_seconds, Purpose::Stop).await
     }
 
-    /// The same for callers that hold `change`.
+    /// The same for callers that hold `change`, which is given back while the container takes its time.
     pub(crate) async fn stop(
         &self,
         container: &Arc<Container>,
+        change: Change<'_>,
         signal: Option<&str>,
         timeout: Option<i64>,
         purpose: Purpose,
@@ -60,17 +61,20 @@ impl Engine {
         container.record().stopped_by_hand = true;
         // Durable before the signal: a restart of the engine must not undo what a person asked for.
         self.save(container).await?;
-        self.end(container, signal, timeout, purpose).await
+        self.end(container, Some(change), signal, timeout, purpose).await
     }
 
-    /// Ends a run: the stop signal, patience, force.
+    /// Ends a run: the stop signal, patience, force. Patience can be for ever, so nobody is kept out meanwhile: who asks
+    /// for a shorter one, for a kill or for other limits gets it.
     pub(crate) async fn end(
         &self,
         container: &Arc<Container>,
+        change: Option<Change<'_>>,
         signal: Option<&str>,
         timeout: Option<i64>,
         purpose: Purpose,
     ) -> Result<()> {
+        let run = container.progress.borrow().run;
         let (stop_signal, timeout) = {
             let record = container.record();
             let wished = signal.unwrap_or(&record.spec.stop_signal);
@@ -84,10 +88,15 @@ impl Engine {
             (Ok(()), Ok(seconds)) => Some(Duration::from_secs(seconds)),
             (Ok(()), Err(_)) => None,
         };
-        if !self.wait_end(container, grace).await {
-            self.force(container, purpose).await?;
+        let locked = change.is_some();
+        drop(change);
+        if !self.wait_run(container, run, grace).await {
+            let _change = if locked { Some(container.change.lock().await) } else { None };
+            if is_going_on(&container.progress.borrow(), run) {
+                self.force(container, purpose).await?;
+            }
         }
-        self.settled(container).await?;
+        self.settled_run(container, run).await?;
         self.emit(container, "stop", &[]);
         Ok(())
     }
@@ -133,10 +142,16 @@ impl Engine {
         )))
     }
 
-    /// True when the run is over within the time.
+    /// True when nothing runs any more within the time.
     async fn wait_end(&self, container: &Container, time: Option<Duration>) -> bool {
+        let run = container.progress.borrow().run;
+        self.wait_run(container, run, time).await
+    }
+
+    /// True when that run is over within the time, whether or not another has begun since.
+    async fn wait_run(&self, container: &Container, run: u64, time: Option<Duration>) -> bool {
         let mut progress = container.progress.subscribe();
-        let ended = progress.wait_for(|progress| !progress.running);
+        let ended = progress.wait_for(|progress| !is_going_on(progress, run));
         match time {
             Some(time) => tokio::time::timeout(time, ended).await.is_ok(),
             None => ended.await.is_ok(),
@@ -169,7 +184,12 @@ impl Engine {
         let request = Request::Signal { exec: None, signal: number, purpose };
         let sent = link.ask_within(SIGNAL_DEADLINE, request, &[]).await.and_then(expect_ok);
         self.emit(container, "kill", &[("signal", number.to_string())]);
-        if paused && matches!(number, signal::KILL | signal::TERM) {
+        // Who is to end must be able to; so must, as in Docker, who gets a signal and has no stop signal of its own.
+        let wakes = purpose != Purpose::Kill || {
+            let stop_signal = &container.record().spec.stop_signal;
+            number == signal::KILL || stop_signal.is_empty() || signal::parse(stop_signal) == Some(number)
+        };
+        if paused && wakes {
             match self.thaw(container).await {
                 // It ended meanwhile, as below.
                 Ok(()) | Err(Error::Conflict(_)) => {}
@@ -236,21 +256,29 @@ impl Engine {
     ) -> Result<()> {
         let container = self.find(name)?;
         check_signal(signal)?;
-        let _change = self.change_to_start(&container, name).await?;
-        // `--rm` means the end of its life, not of each run.
-        let auto_remove = std::mem::take(&mut container.record().spec.host.auto_remove);
-        let stopped = match self.stop(&container, signal, timeout_seconds, Purpose::Restart).await {
-            Err(Error::NotModified(_)) => Ok(()),
-            other => other,
+        let prefixed = |error: Error| match error {
+            error @ Error::NoSuchContainer(_) => error,
+            other => other.with_prefix(&format!("Cannot restart container {name}: ")),
         };
-        {
-            let mut record = container.record();
-            record.spec.host.auto_remove = auto_remove;
-            record.start_anew();
-            record.launched_at = Some(jiff::Timestamp::now());
+        let change = self.change_to_start(&container, name).await?;
+        // `--rm` means the end of its life, not of each run.
+        let kept = Kept::between_runs(&container);
+        match self.stop(&container, change, signal, timeout_seconds, Purpose::Restart).await {
+            Ok(()) | Err(Error::NotModified(_)) => {}
+            Err(error) => {
+                // Should it end after all, its policy decides.
+                container.record().start_anew();
+                return Err(prefixed(error));
+            }
         }
-        stopped?;
-        self.start(&container).await?;
+        let _change = self.change_to_start(&container, name).await?;
+        drop(kept);
+        match self.begin_anew(&container) {
+            Ok(()) => self.start(&container).await.map_err(prefixed)?,
+            // Somebody else has started it already: that is as good.
+            Err(Error::NotModified(_)) => {}
+            Err(error) => return Err(prefixed(error)),
+        }
         self.emit(&container, "restart", &[]);
         Ok(())
     }
@@ -335,6 +363,29 @@ impl Engine {
                 .map_err(|error| if error.is_missing() { ended } else { Error::System(error.to_string()) })
         })
         .await
+    }
+}
+
+/// The right to change a container.
+pub(crate) type Change<'a> = tokio::sync::MutexGuard<'a, ()>;
+
+fn is_going_on(progress: &Progress, run: u64) -> bool {
+    progress.running && progress.run == run
+}
+
+/// A container that is to be started again as soon as it has ended: `--rm` does not take it away.
+struct Kept<'a>(&'a Container);
+
+impl<'a> Kept<'a> {
+    fn between_runs(container: &'a Container) -> Self {
+        container.progress.send_modify(|progress| progress.kept += 1);
+        Self(container)
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.0.progress.send_modify(|progress| progress.kept -= 1);
     }
 }
 

@@ -132,7 +132,7 @@ impl Engine {
             record.endpoint = None;
             record.ending = Some(reason::of_run(&record, status, ended.lost.as_ref()));
             let restart = record.wants_restart(status.code) && !*self.inner.closing.borrow();
-            let remove = record.spec.host.auto_remove;
+            let remove = record.spec.host.auto_remove && container.progress.borrow().kept == 0;
             if let Some(health) = &mut record.health {
                 // As with Docker: what does not run is not healthy.
                 health.status = HealthStatus::Unhealthy;
