@@ -4,7 +4,7 @@
 //! terminal the output is framed (`wharf_api::stream`), so that standard error can be told apart.
 //!
 //! A session ends when its output ends, when the client types its detach keys, or when the client is gone
-//! ([`Watch`](crate::stream::Watch)).
+//! ([`Watch`]). The connection is closed when the client has closed its side, or has had time to.
 
 use std::io;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use wharf_api::stream::{MULTIPLEXED_MEDIA_TYPE, RAW_MEDIA_TYPE, StreamKind, push_frame};
 use wharf_api::version::ApiVersion;
 use wharf_engine::{Input, OutputChunk, OutputStream, Session, Stream, Wrote};
 
 use crate::response;
-use crate::stream::Stream as Connection;
+use crate::stream::{Stream as Connection, Unread, Watch};
 
 /// How much of a client's input is read at once.
 const INPUT_BUFFER: usize = 32 * 1024;
@@ -29,6 +29,9 @@ const INPUT_BUFFER: usize = 32 * 1024;
 /// How long the first output waits until the client has read the head of the answer. Some read the head through a
 /// buffer and the rest past it (docker-py), and lose what comes together with the head.
 const HEAD_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long a client may take to close its side after the end of the output.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// The media type of output.
 pub(crate) fn media_type(tty: bool, version: ApiVersion) -> &'static str {
@@ -84,6 +87,9 @@ pub(crate) fn answer_text(
             }
             let _client_left = stream.write_all(&bytes).await;
             let _client_left = stream.shutdown().await;
+            let (mut reader, _writer) = tokio::io::split(stream);
+            let rest = discard(&mut reader, vec![0; INPUT_BUFFER]);
+            let _client_stays = tokio::time::timeout(FAREWELL, rest).await;
         }
     });
     switching(media_type(tty, version))
@@ -145,12 +151,28 @@ async fn carry(upgraded: Upgraded, session: Session) -> io::Result<()> {
         .downcast::<TokioIo<Connection>>()
         .map_err(|_| io::Error::other("the connection is not the one it came on"))?;
     let stream = parts.io.into_inner();
-    let watch = stream.watch()?;
-    let mut head = stream.unread()?;
-    let (reader, mut writer) = tokio::io::split(stream);
-    let Session { tty, mut output, input } = session;
+    let (watch, head) = (stream.watch()?, stream.unread()?);
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    exchange(&mut reader, &mut writer, parts.read_buf, session, watch, head).await?;
+    writer.shutdown().await?;
+    // A socket that is closed while it holds what the client wrote breaks the connection at the other end, too: instead
+    // of the end of the output the client would see an error.
+    let rest = discard(&mut reader, vec![0; INPUT_BUFFER]);
+    let _client_stays = tokio::time::timeout(FAREWELL, rest).await;
+    Ok(())
+}
 
-    let input = feed(reader, parts.read_buf, input);
+/// Carries output and input until one of them ends the session.
+async fn exchange(
+    reader: &mut ReadHalf<Connection>,
+    writer: &mut WriteHalf<Connection>,
+    early: Bytes,
+    session: Session,
+    watch: Watch,
+    mut head: Option<Unread>,
+) -> io::Result<()> {
+    let Session { tty, mut output, input } = session;
+    let input = feed(reader, early, input);
     let gone = watch.gone();
     tokio::pin!(input, gone);
     let mut listening = true;
@@ -158,20 +180,17 @@ async fn carry(upgraded: Upgraded, session: Session) -> io::Result<()> {
         let bytes = tokio::select! {
             chunk = output.next() => match chunk {
                 Some(Ok(chunk)) => frame(tty, chunk),
-                Some(Err(error)) => {
-                    writer.write_all(&failure(tty, &error)).await?;
-                    break;
-                }
-                None => break,
+                Some(Err(error)) => return writer.write_all(&failure(tty, &error)).await,
+                None => return Ok(()),
             },
             end = &mut input, if listening => match end {
-                InputEnd::Detached => break,
+                InputEnd::Detached => return Ok(()),
                 InputEnd::Closed => {
                     listening = false;
                     continue;
                 }
             },
-            () = &mut gone => break,
+            () = &mut gone => return Ok(()),
         };
         if let Some(head) = head.take() {
             head.read(HEAD_PATIENCE).await;
@@ -192,7 +211,11 @@ async fn carry(upgraded: Upgraded, session: Session) -> io::Result<()> {
             }
         }
     }
-    writer.shutdown().await
+}
+
+/// Reads what nobody wants any more.
+async fn discard(reader: &mut ReadHalf<Connection>, mut buffer: Vec<u8>) {
+    while !matches!(reader.read(&mut buffer).await, Ok(0) | Err(_)) {}
 }
 
 enum InputEnd {
@@ -203,7 +226,7 @@ enum InputEnd {
 }
 
 /// Carries the client's bytes to the process.
-async fn feed(mut reader: ReadHalf<Connection>, early: Bytes, input: Option<Input>) -> InputEnd {
+async fn feed(reader: &mut ReadHalf<Connection>, early: Bytes, input: Option<Input>) -> InputEnd {
     let Some(mut input) = input else { return InputEnd::Closed };
     let mut wrote = if early.is_empty() { Ok(Wrote::Written) } else { input.write(&early).await };
     let mut buffer = vec![0; INPUT_BUFFER];
@@ -222,7 +245,7 @@ async fn feed(mut reader: ReadHalf<Connection>, early: Bytes, input: Option<Inpu
         }
     }
     // Nobody reads it any more, but a client that writes must not be stuck.
-    while !matches!(reader.read(&mut buffer).await, Ok(0) | Err(_)) {}
+    discard(reader, buffer).await;
     InputEnd::Closed
 }
 

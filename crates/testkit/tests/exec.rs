@@ -1,5 +1,8 @@
 //! `exec`: further processes have the container's confinement, their own wishes, and an end that is told.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -162,4 +165,46 @@ fn rt_16_names_of_digits_and_large_numbers_are_nobody() {
         assert_ne!(wharf.run(&["run", "--rm", "-u", name, "names", "true"]).code, 0, "run as {name}");
     }
     assert_eq!(wharf.ok(&["exec", "-u", "1:2", "one", "sh", "-c", "id -u; id -g"]), "1\n2");
+}
+
+/// A socket that is closed while it holds what the client wrote breaks at the other end: the client would see an error
+/// instead of the end, and `docker exec -i` would answer 1 instead of the exit code.
+#[test]
+fn a_session_whose_input_nobody_reads_ends_like_any_other() {
+    let engine = Engine::with_image();
+    let (wharf, api) = (engine.wharf(), engine.api());
+    wharf.ok(&["run", "-d", "--name", "one", "box", "sleep", "600"]);
+    for cmd in [json!(["sh", "-c", "echo said; usleep 300000; exit 3"]), json!(["nosuch"])] {
+        let id = session(&api, "one", &json!({"Cmd": cmd, "AttachStdin": true, "AttachStdout": true}));
+        let mut stream = UnixStream::connect(engine.socket()).expect("the engine listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let body = "{\"Detach\":false,\"Tty\":false}";
+        let request = format!(
+            "POST /exec/{id}/start HTTP/1.1\r\nHost: wharf\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).expect("room");
+        let mut writer = stream.try_clone().expect("a descriptor");
+        // Something is on its way when the process ends, and the client reads nothing before that.
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    if writer.write_all(&[b'x'; 65536]).is_err() {
+                        return;
+                    }
+                }
+            });
+            wait_until("the session to end", PATIENCE, || !shown(&api, &id)["ExitCode"].is_null());
+            // The end of the process comes before that of its session.
+            std::thread::sleep(Duration::from_millis(200));
+            ended.store(true, Ordering::Relaxed);
+        });
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).expect("the end of the output, not an error");
+        let text = String::from_utf8_lossy(&said).into_owned();
+        assert!(text.starts_with("HTTP/1.1 101"), "{text}");
+        assert!(text.contains("said") || text.contains("executable file not found"), "{text}");
+    }
 }
