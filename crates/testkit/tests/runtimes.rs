@@ -424,3 +424,42 @@ fn a_container_of_another_runtime_dies_with_its_shim() {
         }
     });
 }
+
+/// Copying waits for a start that is under way, and not for the end of the run that begins with it.
+#[test]
+fn copying_out_of_a_container_that_is_just_starting_does_not_wait_for_its_end() {
+    let dir = tempfile::Builder::new().prefix("wt-rt-").tempdir().expect("a temporary directory");
+    let (begun, go) = (dir.path().join("begun"), dir.path().join("go"));
+    let slow = dir.path().join("slow");
+    let text = format!(
+        "#!/bin/sh\nfor word; do\n  if [ $word = create ]; then\n    touch {}\n    until [ -e {} ]; do sleep 0.01; \
+         done\n  fi\ndone\nexec {} \"$@\"\n",
+        begun.display(),
+        go.display(),
+        binary("wharf-runtime").display()
+    );
+    script(&slow, &text);
+    let engine = EngineBuilder::default()
+        .argument("--add-runtime")
+        .argument(&format!("slow={}", slow.display()))
+        .start();
+    engine.load(&image::archive());
+    engine.wharf().ok(&["create", "--name", "one", "--runtime", "slow", "box", "sleep", "600"]);
+    std::thread::scope(|scope| {
+        let ask = |method: &'static str, path: &'static str| {
+            let api = engine.api();
+            scope.spawn(move || api.request(method, path, None).expect("an answer").status)
+        };
+        let start = ask("POST", "/containers/one/start");
+        wait_until("the runtime to be asked", PATIENCE, || begun.exists());
+        let copies: Vec<_> = (0..4).map(|_| ask("GET", "/containers/one/archive?path=/etc/passwd")).collect();
+        // Requests that come later are answered: these ones wait by now.
+        (0..50).for_each(|_| assert!(engine.api().is_up()));
+        std::fs::write(&go, "").expect("a directory of ours");
+        assert_eq!(start.join().expect("no panic"), 204);
+        for copy in copies {
+            assert_eq!(copy.join().expect("no panic"), 200);
+        }
+    });
+    engine.wharf().ok(&["rm", "-f", "one"]);
+}

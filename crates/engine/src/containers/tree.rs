@@ -126,7 +126,8 @@ impl Engine {
             } else {
                 Files::Alone { _guard: container.files.clone().write_owned().await }
             };
-            if !running {
+            // Nobody starts it now, but a start may have been first: that run is not waited for.
+            if !running && !container.record().is_running() {
                 // Its last run may still have them mounted.
                 self.settled(container).await?;
             }
