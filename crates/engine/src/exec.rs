@@ -278,7 +278,11 @@ impl Engine {
         if let Some(pipes) = &pipes {
             fds.extend(pipes.theirs.iter().map(AsFd::as_fd));
         }
-        let (reply, received) = link.ask(request, &fds).await.map_err(exec_error)?;
+        let (reply, received) = link.ask(request, &fds).await.map_err(|error| match error {
+            // It ended while the process was on its way.
+            Error::Conflict(_) => container.not_running(),
+            other => exec_error(other),
+        })?;
         let Reply::ExecStarted { pid } = reply else {
             return Err(Error::System(format!("the shim answered {reply:?} to an exec")));
         };

@@ -122,6 +122,7 @@ impl Error {
             Self::User { message } => (b'u', 0, message.clone(), String::new()),
             Self::Mount { target, reason } => (b'm', 0, target.clone(), reason.clone()),
             Self::InvalidSpec { reason } => (b'i', 0, reason.clone(), String::new()),
+            Self::State { message } => (b's', 0, message.clone(), String::new()),
             Self::Io { context, source } => match source.raw_os_error() {
                 Some(errno) => (b'e', errno, context.clone(), String::new()),
                 None => (b'e', 0, context.clone(), source.to_string()),
@@ -151,6 +152,7 @@ impl Error {
             b'u' => Self::User { message: first },
             b'm' => Self::Mount { target: first, reason: second },
             b'i' => Self::InvalidSpec { reason: first },
+            b's' => Self::State { message: first },
             b'e' if errno != 0 => Self::io(first, io::Error::from_raw_os_error(errno)),
             b'e' => Self::io(first, io::Error::other(second)),
             _ => Self::protocol(),
@@ -185,6 +187,7 @@ mod tests {
             Error::User { message: "unable to find user foo: no matching entries in passwd file".into() },
             Error::Mount { target: "/m".into(), reason: "no".into() },
             Error::invalid("bad"),
+            Error::State { message: "the container is not running".into() },
             Error::io("open x", io::Error::from_raw_os_error(2)),
             Error::io("open x", io::Error::other("words")),
         ];

@@ -205,7 +205,10 @@ impl Stage<'_> {
         if has(LinuxNamespaceType::User) {
             kinds |= Namespaces::USER;
         }
-        namespace::join(self.init, kinds).context(|| "join the container's namespaces".into())?;
+        namespace::join(self.init, kinds).map_err(|error| match error.raw_os_error() {
+            Some(libc::ESRCH) => Error::State { message: "the container is not running".into() },
+            _ => Error::io("join the container's namespaces", error),
+        })?;
         if has(LinuxNamespaceType::User) {
             let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
             rustix::thread::set_thread_res_gid(gid, gid, gid)

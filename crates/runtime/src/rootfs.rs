@@ -421,7 +421,8 @@ pub(crate) fn attach(root: &Root, procfs: &Procfs, captured: &Captured<'_>) -> R
     if plan.copy_up && directory {
         copy_up(&target, &captured.tree).map_err(|e| Error::mount(&plan.target, format!("copy up: {e}")))?;
     }
-    mount::attach(&captured.tree, &target).map_err(|e| failed("attach", e))?;
+    mount::attach(&captured.tree, &target)
+        .map_err(|e| mismatch(plan, directory, &target).unwrap_or_else(|| failed("attach", e)))?;
     for (name, tree) in &captured.below {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::openat(&captured.tree, name.as_str(), flags, Mode::empty());
@@ -433,6 +434,24 @@ pub(crate) fn attach(root: &Root, procfs: &Procfs, captured: &Captured<'_>) -> R
             .map_err(|e| failed("propagation", e))?;
     }
     Ok(())
+}
+
+/// The reason, where a directory was to cover a file or the other way round, in the words that people look for.
+fn mismatch(plan: &Plan, directory: bool, target: &OwnedFd) -> Option<Error> {
+    let stat = rustix::fs::fstat(target).ok()?;
+    if (FileType::from_raw_mode(stat.st_mode) == FileType::Directory) == directory {
+        return None;
+    }
+    let source = match &plan.source {
+        Source::Bind { path, .. } => path.display().to_string(),
+        Source::Filesystem { kind, .. } => kind.clone(),
+        Source::Cgroup => "cgroup".to_owned(),
+    };
+    let reason = format!(
+        "put {source} there: not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if \
+         the specified host path exists and is the expected type"
+    );
+    Some(Error::mount(&plan.target, reason))
 }
 
 /// Fills a file system that is about to cover a directory with what is in it (`tmpcopyup`).

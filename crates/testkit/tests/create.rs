@@ -227,3 +227,32 @@ fn a_list_has_the_fields_that_are_asked_for() {
     assert_eq!(shown("{{with .}}{{.Names}} {{.Label \"a\"}} {{.Networks}}{{end}}"), "some b bridge");
     assert!(full[0]["Id"].as_str().is_some_and(|id| id.starts_with(&wharf.ok(&["ps", "-aq"]))));
 }
+
+/// Docker's `--read-only` holds for the files that the engine makes for a container, too.
+#[test]
+fn a_read_only_container_cannot_write_to_its_own_hosts_file() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    for file in ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"] {
+        let write = format!("echo >> {file}");
+        assert_eq!(wharf.run(&["run", "--rm", "box", "sh", "-c", &write]).code, 0, "{file}");
+        let said = wharf.fails(1, &["run", "--rm", "--read-only", "box", "sh", "-c", &write]);
+        assert!(said.contains("Read-only file system"), "{file}: {said}");
+    }
+}
+
+/// The commonest mistake with mounts is named as people know it.
+#[test]
+fn a_file_on_a_directory_and_the_other_way_round_are_named() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    let (file, dir) = (engine.dir().join("f"), engine.dir().join("d"));
+    std::fs::write(&file, "").expect("room");
+    std::fs::create_dir(&dir).expect("room");
+    for (source, target) in [(&file, "/etc"), (&dir, "/etc/passwd")] {
+        let said = wharf
+            .fails(125, &["run", "--rm", "-v", &format!("{}:{target}", source.display()), "box", "true"]);
+        assert!(said.contains("Are you trying to mount a directory onto a file (or vice-versa)?"), "{said}");
+        assert!(said.contains(target) && said.contains(&source.display().to_string()), "{said}");
+    }
+}

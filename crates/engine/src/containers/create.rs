@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use wharf_image::Image;
 use wharf_linux::{cgroup, hostfs};
-use wharf_model::network::Port;
+use wharf_model::network::{NetworkMode, Port};
 use wharf_model::spec::{Healthcheck, HostSpec, MountKind, RestartName, RestartPolicy};
 use wharf_model::{ContainerId, ContainerSpec, signal, user_paths};
 
@@ -183,7 +183,11 @@ impl Engine {
         modes::check_identity(spec)?;
         self.check_modes(spec)?;
         spec::security::check(&spec.host)?;
-        super::resources::check(&mut spec.host, false)
+        let mut warnings = super::resources::check(&mut spec.host, false)?;
+        if spec.host.network_mode == NetworkMode::Host && !spec.host.port_bindings.is_empty() {
+            warnings.push("Published ports are discarded when using host network mode".to_owned());
+        }
+        Ok(warnings)
     }
 }
 

@@ -86,7 +86,14 @@ impl Engine {
         chosen.sort_by(|(a_created, a), (b_created, b)| (b_created, &b.id).cmp(&(a_created, &a.id)));
         chosen.truncate(options.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX));
         for (_, container) in chosen {
-            let size = if options.size { Some(self.sizes(&container).await?) } else { None };
+            let size = match options.size {
+                true => match self.sizes(&container).await {
+                    // It was removed while the others were measured.
+                    Err(_) if container.is_going() => continue,
+                    measured => Some(measured?),
+                },
+                false => None,
+            };
             let record = container.record();
             self.with_row(&record, size, |row| {
                 // It may be another now.

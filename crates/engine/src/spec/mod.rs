@@ -296,7 +296,8 @@ fn all_mounts(record: &Record, around: &Surroundings) -> Result<Vec<Mount>> {
         let target = format!("/etc/{file}");
         if !replaced(&target) {
             let source = around.files.join(file);
-            let mut own = mount(&target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"])?;
+            let access = if host.readonly_rootfs { "ro" } else { "rw" };
+            let mut own = mount(&target, "bind", &source.to_string_lossy(), &["rbind", "rprivate", access])?;
             if let Some(user) = &around.user {
                 map_owners(&mut own, &IdMaps::of(&user.ids))?;
             }

@@ -485,7 +485,10 @@ fn check_source(mount: &MountRecord, root: &Path) -> Result<()> {
                 mount.source
             )));
         }
-        hostfs::create_dir_all(source, 0o755)?;
+        hostfs::create_dir_all(source, 0o755).map_err(|error| {
+            let (path, reason) = (source.display(), in_words(&error.source));
+            Error::System(format!("error while creating mount source path '{path}': mkdir {path}: {reason}"))
+        })?;
     }
     match mount.propagation.as_str() {
         "shared" | "rshared" => check_propagation(source, &["shared:"], "a shared mount"),
