@@ -280,7 +280,7 @@ impl Engine {
         }
         let (reply, received) = link.ask(request, &fds).await.map_err(|error| match error {
             // It ended while the process was on its way.
-            Error::Conflict(_) => container.not_running(),
+            Error::Conflict(_) | Error::Unavailable(_) => container.not_running(),
             other => exec_error(other),
         })?;
         let Reply::ExecStarted { pid } = reply else {

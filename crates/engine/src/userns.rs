@@ -216,7 +216,10 @@ impl UserNamespace {
     /// That of a running process; `None` if it is ours.
     pub(crate) fn of(pid: i32) -> Result<Option<Self>> {
         let path = format!("/proc/{pid}/ns/user");
-        let failed = |error: rustix::io::Errno| Error::System(format!("looking at {path}: {error}"));
+        let failed = |error: rustix::io::Errno| match error {
+            rustix::io::Errno::NOENT => Error::Conflict("the container ended just now; try again".into()),
+            _ => Error::System(format!("looking at {path}: {error}")),
+        };
         let (theirs, ours) = (
             rustix::fs::stat(&path).map_err(failed)?,
             rustix::fs::stat("/proc/self/ns/user").map_err(failed)?,

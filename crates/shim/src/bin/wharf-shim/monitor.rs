@@ -18,6 +18,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wharf_linux::cgroup::Cgroup;
 use wharf_linux::process::signal;
 use wharf_linux::{daemon, hostfs, seqpacket};
@@ -540,9 +541,25 @@ impl Monitor {
             });
             return self.with_health(|health, world| health.joined(world, outcome));
         }
-        let (reply, fds) = outcome.answer.unwrap_or_else(|failure| (failure.reply(), Vec::new()));
+        let (reply, fds) = outcome.answer.unwrap_or_else(|failure| (self.told(failure).reply(), Vec::new()));
         if let Some(place) = outcome.place {
             self.connections.reply(place, outcome.seq, reply, fds);
+        }
+    }
+
+    /// Why a process could not join: a container that ends has its own ways of refusing it, and none of them says so.
+    fn told(&self, failure: Failure) -> Failure {
+        let alive = match &self.phase {
+            Phase::Running(init) => {
+                // A pidfd is readable once its process has ended.
+                let mut ended = [PollFd::new(&init.pidfd, PollFlags::IN)];
+                !poll(&mut ended, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+            }
+            _ => false,
+        };
+        match failure.kind {
+            FailureKind::Internal if !alive => Failure::not_running("the container is not running"),
+            _ => failure,
         }
     }
 
