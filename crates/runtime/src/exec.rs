@@ -4,7 +4,8 @@
 //! see it; it gives up every descriptor it does not need, enters cgroup and namespaces, prepares everything, and takes
 //! on the identity, the capabilities and the filter of the process. The second is the process itself: born in the
 //! container's pid namespace as the caller's child, it has nothing of the host and no right that the container's
-//! processes lack. Both are hidden from tracing from their first moment, because the caller hides itself before; who
+//! processes lack. In a container that has as many processes as it may, nobody can be born: there it enters the group that
+//! counts them by itself, by a descriptor. Both are hidden from tracing from their first moment, because the caller hides itself before; who
 //! may trace all the same (`CAP_SYS_PTRACE`) wins nothing.
 
 use crate::channel::{Channel, Message};
@@ -30,7 +31,7 @@ pub(crate) fn begin(request: ExecRequest<'_>) -> Result<Joining> {
     let spec = request.spec;
     let sets = program::capability_sets(request.process);
     let filter = seccomp::filter(request.seccomp, spec, sets.bounding)?;
-    let entrance = cgroup_of(spec, "")?.entrance()?;
+    let entrance = cgroup_of(spec, "")?.entrance_for_two()?;
     process::set_undumpable().context(|| "hide from other processes".into())?;
     let (ours, theirs) = Channel::pair()?;
     let mut ours = Some(ours);
@@ -41,6 +42,7 @@ pub(crate) fn begin(request: ExecRequest<'_>) -> Result<Joining> {
         spec,
         stdio: request.stdio,
         tasks: &entrance.tasks,
+        late: entrance.late.as_ref(),
         program: Program {
             process: request.process,
             user: request.user,
@@ -133,6 +135,7 @@ struct Stage<'a> {
     spec: &'a Spec,
     stdio: Stdio,
     tasks: &'a [OwnedFd],
+    late: Option<&'a OwnedFd>,
     program: Program<'a>,
 }
 
@@ -185,7 +188,7 @@ impl Stage<'_> {
     /// Gives up all descriptors of the caller but those this process was made for.
     fn close_foreign(&self) -> Result<()> {
         let mut keep = vec![self.channel.as_fd().as_raw_fd(), self.init.as_raw_fd()];
-        keep.extend(self.tasks.iter().map(AsRawFd::as_raw_fd));
+        keep.extend(self.tasks.iter().chain(self.late).map(AsRawFd::as_raw_fd));
         if let Stdio::Fds(fds) = &self.stdio {
             keep.extend(fds.iter().map(AsRawFd::as_raw_fd));
         }
@@ -240,7 +243,8 @@ impl Stage<'_> {
         let birth = Birth { sibling: true, ..Birth::default() };
         let child = process::spawn(birth, || {
             drop(master.take());
-            let error = match start_session(slave.as_ref()) {
+            let entered = cgroup::enter(self.late).context(|| "enter the container's control groups".into());
+            let error = match entered.and_then(|()| start_session(slave.as_ref())) {
                 Ok(()) if early => prepared.execute(),
                 Ok(()) => prepared.run(&self.channel),
                 Err(error) => error,

@@ -167,6 +167,7 @@ impl Prepared<'_> {
             (libc::SYS_munmap, 0),
             (libc::SYS_close, 0),
             (libc::SYS_sendmsg, 0),
+            (libc::SYS_write, 0),
             (libc::SYS_execve, 0),
             (libc::SYS_exit_group, 0),
         ];

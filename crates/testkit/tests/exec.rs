@@ -208,3 +208,26 @@ fn a_session_whose_input_nobody_reads_ends_like_any_other() {
         assert!(text.contains("said") || text.contains("executable file not found"), "{text}");
     }
 }
+
+/// Who looks after a container that has too many processes gets in, and so do its health checks: only they cannot start
+/// any further ones.
+#[test]
+fn a_container_that_may_have_no_more_processes_is_still_joined() {
+    let engine = Engine::with_image();
+    let wharf = engine.wharf();
+    let script = "for i in 1 2 3 4; do sleep 1000 & done; echo ready; wait";
+    let check = ["--health-cmd", "test -e /full", "--health-interval", "100ms", "--health-retries", "100000"];
+    wharf.ok(&[&["run", "-d", "--name", "one"][..], &check, &["box", "sh", "-c", script]].concat());
+    wait_until("its processes to run", PATIENCE, || wharf.ok(&["logs", "one"]) == "ready");
+    wharf.ok(&["update", "--pids-limit", "5", "one"]);
+    wharf.ok(&["exec", "one", "touch", "/full"]);
+    let groups = wharf.ok(&["exec", "one", "cat", "/proc/self/cgroup"]);
+    let id = wharf.ok(&["inspect", "-f", "{{.Id}}", "one"]);
+    assert!(groups.lines().all(|line| line.ends_with(&id) || line.ends_with(":/")), "{groups}");
+    assert!(!groups.lines().any(|line| line.contains(":pids:") && !line.ends_with(&id)), "{groups}");
+    let said = wharf.run(&["exec", "-u", "guest", "one", "sh", "-c", "echo in; true | true"]);
+    assert!(said.stdout.contains("in") && said.stderr.contains("can't fork"), "{said:?}");
+    assert!(wharf.ok(&["exec", "-t", "one", "tty"]).starts_with("/dev/pts/"));
+    let health = || wharf.ok(&["inspect", "-f", "{{.State.Health.Status}}", "one"]);
+    wait_until("a health check", PATIENCE, || health() == "healthy");
+}

@@ -173,6 +173,9 @@ pub struct Entrance {
     pub tasks: Vec<OwnedFd>,
     /// Directory of the v2 group, to be born in.
     pub v2: Option<OwnedFd>,
+    /// Of a group that has as many processes as it may, to write `0` into by the one that is to stay. See
+    /// [`Cgroup::entrance_for_two`].
+    pub late: Option<OwnedFd>,
 }
 
 impl Entrance {
@@ -294,7 +297,31 @@ impl Cgroup {
         let tasks =
             self.v1_dirs().map(|dir| file::open_for_writing(&dir.join("tasks"))).collect::<Result<_>>()?;
         let v2 = self.v2().map(|dir| file::open_dir(&dir)).transpose()?;
-        Ok(Entrance { tasks, v2 })
+        Ok(Entrance { tasks, v2, late: None })
+    }
+
+    /// Opens what a process needs to get in and start another that stays. In a group that has as many processes as it may
+    /// nobody can be born, but who is born elsewhere can still move there: so whoever looks after a container gets into
+    /// one that is full, too.
+    pub fn entrance_for_two(&self) -> Result<Entrance> {
+        let mut entrance = self.entrance()?;
+        let limits = |hierarchy: &Hierarchy| hierarchy.controllers.iter().any(|name| name == "pids");
+        let full = |dir: &Path| {
+            let number = |name: &str| file::read_number(&dir.join(name));
+            matches!((number("pids.max"), number("pids.current")), (Ok(most), Ok(now)) if now.saturating_add(2) > most)
+        };
+        match (self.layout.v1.iter().position(limits), self.v2()) {
+            (Some(place), _) if full(&self.layout.v1[place].root.join(&self.path)) => {
+                entrance.late = Some(entrance.tasks.remove(place));
+            }
+            // The slow way: the kernel stops everybody for it.
+            (None, Some(dir)) if self.layout.mode == Mode::V2 && full(&dir) => {
+                entrance.late = Some(file::open_for_writing(&dir.join("cgroup.procs"))?);
+                entrance.v2 = None;
+            }
+            _ => {}
+        }
+        Ok(entrance)
     }
 
     /// The group's directories with the names of their hierarchies, as a container's `/sys/fs/cgroup` shows them.
