@@ -61,10 +61,11 @@ impl Images {
         }
         config.inherit(&options.container);
         let _lease = self.inner.lease();
+        // First, because it knows an image that was removed from one that is damaged.
+        let mut layers = self.parent_layers(image)?;
         let parent: Map<String, Value> = wharf_content::spec::parse(&self.inner.store.document(image)?)
             .map_err(|error| Error::Damaged(format!("the config of image {image}: {error}")))?;
         let (staged, changed) = self.stage_changes(&self.snapshot(key)?)?;
-        let mut layers = self.parent_layers(image)?;
         if changed {
             layers.push(LayerSource::Staged(0));
         }

@@ -256,3 +256,17 @@ fn a_file_on_a_directory_and_the_other_way_round_are_named() {
         assert!(said.contains(target) && said.contains(&source.display().to_string()), "{said}");
     }
 }
+
+/// An image that was removed by force is not a damaged store: the container works on, and a commit says what is missing.
+#[test]
+fn a_container_outlives_its_image_and_says_so_when_it_is_committed() {
+    let engine = Engine::with_image();
+    let (wharf, api) = (engine.wharf(), engine.api());
+    wharf.ok(&["create", "--name", "one", "box", "sleep", "600"]);
+    wharf.ok(&["rmi", "-f", "box"]);
+    wharf.ok(&["start", "one"]);
+    assert_eq!(wharf.ok(&["exec", "one", "echo", "alive"]), "alive");
+    let refused = api.request("POST", "/commit?container=one", None).expect("an answer");
+    assert_eq!(refused.status, 404, "{}", refused.message());
+    assert!(refused.message().contains("No such image"), "{}", refused.message());
+}
